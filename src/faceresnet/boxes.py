@@ -1,0 +1,97 @@
+"""Boxes, and the one coordinate convention of this package.
+
+A box is ``x1 y1 x2 y2`` in float32 pixels. The origin is the outer corner of the top-left pixel,
+so a box around that pixel alone is ``0 0 1 1``: width = x2 − x1, no ``+1`` anywhere. Pixel and
+anchor centres lie at ``(i + 0.5) · stride``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32, Int64, Shaped
+from numpy.typing import NDArray
+
+Boxes = Float32[np.ndarray, "N 4"]
+
+#: Widest log-ratio between a face and its anchor that is decoded: e⁴ ≈ 55 times as large.
+#: Keeps ``exp`` finite whatever the network says.
+MAX_LOG_RATIO = 4.0
+
+
+def area(boxes: Shaped[np.ndarray, "N 4"]) -> Shaped[np.ndarray, "N"]:
+    """Area of each box in px²; boxes turned inside out have area 0."""
+    width = (boxes[:, 2] - boxes[:, 0]).clip(min=0)
+    height = (boxes[:, 3] - boxes[:, 1]).clip(min=0)
+    area: NDArray[np.floating] = width * height
+    return area
+
+
+def iou(a: Shaped[np.ndarray, "N 4"], b: Shaped[np.ndarray, "M 4"]) -> Shaped[np.ndarray, "N M"]:
+    """Intersection over union of every pair of boxes (Zozoulenko 2018, eq. 58).
+
+    Empty boxes overlap nothing: their IoU is 0, never NaN.
+    """
+    top_left = np.maximum(a[:, None, :2], b[None, :, :2])
+    bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    intersection = np.prod((bottom_right - top_left).clip(min=0), axis=2)
+    union = area(a)[:, None] + area(b)[None, :] - intersection
+    overlap: NDArray[np.floating] = np.divide(
+        intersection, union, out=np.zeros_like(intersection), where=union > 0
+    )
+    return overlap
+
+
+def encode(boxes: Boxes, anchors: Boxes, scales: tuple[float, float]) -> Boxes:
+    """Deltas that turn each anchor into its box: the inverse of `decode`.
+
+    Args:
+        boxes: (R, 4) px, one for each anchor.
+        anchors: (R, 4) px.
+        scales: divisors of the centre offsets and of the log size ratios.
+
+    Returns:
+        (R, 4) ``dx dy dw dh``: centre offsets in anchor sizes and log size ratios, each divided by
+        its scale (Girshick et al. 2014, R-CNN, eq. 6–9; scales as in SSD).
+    """
+    size = boxes[:, 2:] - boxes[:, :2]
+    anchor_size = anchors[:, 2:] - anchors[:, :2]
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    anchor_centre = (anchors[:, :2] + anchors[:, 2:]) / 2
+    offset = (centre - anchor_centre) / anchor_size / scales[0]
+    log_ratio = np.log(size / anchor_size) / scales[1]
+    return np.concatenate([offset, log_ratio], axis=1).astype(np.float32)
+
+
+def decode(deltas: Boxes, anchors: Boxes, scales: tuple[float, float]) -> Boxes:
+    """Boxes from anchors and the network's deltas: the inverse of `encode`.
+
+    Args:
+        deltas: (R, 4) ``dx dy dw dh``.
+        anchors: (R, 4) px.
+        scales: as given to `encode`.
+
+    Returns:
+        (R, 4) boxes in px, not clipped to any image; log ratios beyond `MAX_LOG_RATIO` are clamped.
+    """
+    anchor_size = anchors[:, 2:] - anchors[:, :2]
+    anchor_centre = (anchors[:, :2] + anchors[:, 2:]) / 2
+    centre = anchor_centre + deltas[:, :2] * (anchor_size * scales[0])
+    log_ratio = (deltas[:, 2:] * scales[1]).clip(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    half = anchor_size * np.exp(log_ratio) / 2
+    return np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
+
+
+def clip(boxes: Boxes, size: tuple[int, int]) -> Boxes:
+    """Boxes cut off at the borders of an image of `size` (height, width) px."""
+    height, width = size
+    return boxes.clip(0, np.array([width, height, width, height], dtype=np.float32))
+
+
+def nms(
+    boxes: Boxes, scores: Float32[np.ndarray, "N"], iou_threshold: float
+) -> Int64[np.ndarray, "M"]:
+    """Greedy non-maximum suppression: indices of the boxes kept, best score first.
+
+    A box goes when it overlaps a better one that stays by more than `iou_threshold`.
+    """
+    raise NotImplementedError

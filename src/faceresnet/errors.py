@@ -1,0 +1,48 @@
+"""What can go wrong in the world; wrong arguments raise ``ValueError``.
+
+    FaceResNetError          what happened, what was expected, what to do
+    ├── ImageError           a photo cannot be read
+    ├── ModelError           a model is unknown, broken or was made for something else
+    ├── EngineError          an inference engine is missing or cannot use the device asked for
+    ├── DataError            a data set or result file breaks its format (names file and line)
+    ├── DownloadError        a download failed or its checksum is wrong
+    ├── TrainingError        a run cannot start, go on or be exported
+    └── MissingExtraError    a command needs an extra that is not installed
+"""
+
+
+class FaceResNetError(Exception):
+    """The root of every error this package raises for the state of the world."""
+
+
+class ImageError(FaceResNetError):
+    """A photo cannot be read."""
+
+
+class ModelError(FaceResNetError):
+    """A model is unknown, broken or was made for something else."""
+
+
+class EngineError(FaceResNetError):
+    """An inference engine is missing or cannot use the device asked for."""
+
+
+class DataError(FaceResNetError):
+    """A data set or result file breaks its format."""
+
+
+class DownloadError(FaceResNetError):
+    """A download failed or its checksum is wrong."""
+
+
+class TrainingError(FaceResNetError):
+    """A training run cannot start, go on or be exported."""
+
+
+class MissingExtraError(FaceResNetError):
+    """A command needs an optional dependency that is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs packages that are not installed: pip install 'faceresnet[{extra}]'"
+        )

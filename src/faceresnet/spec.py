@@ -1,0 +1,89 @@
+"""What a model file says about itself: the one place where a model is described."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from faceresnet.anchors import Level
+from faceresnet.errors import ModelError
+
+#: Key of the ONNX metadata property that holds the specification as JSON.
+METADATA_KEY = "faceresnet"
+#: Raised when a file written by an older version can no longer be read.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything needed to run a model; travels in the metadata of its .onnx file.
+
+    The network takes ``images``, uint8 RGB (N, H, W, 3) with H and W multiples of `size_multiple`,
+    and returns ``logits`` (N, R) and ``deltas`` (N, R, 4), R in the order of `anchors.make_anchors`.
+    Normalisation is part of the network.
+
+    Attributes:
+        name: what `faceresnet models` calls it.
+        levels: the anchor pyramid.
+        delta_scales: divisors of centre offsets and log sizes (`boxes.decode`).
+        size_multiple: px; the largest stride of the network.
+        threshold: default score from which a detection is reported.
+        nms_iou: overlap above which the weaker of two detections is dropped.
+        precision: of the weights: fp32, fp16 or int8.
+        recipe: the training recipe that made it.
+        licence: what the training data allows.
+        measured: AP by protocol and data set, as measured at export.
+        notes: anything else worth saying, one line.
+    """
+
+    name: str
+    levels: tuple[Level, ...]
+    delta_scales: tuple[float, float] = (1.0, 1.0)
+    size_multiple: int = 32
+    threshold: float = 0.5
+    nms_iou: float = 0.4
+    precision: str = "fp32"
+    recipe: str = ""
+    licence: str = ""
+    measured: Mapping[str, float] = field(default_factory=dict)
+    notes: str = ""
+
+    def to_metadata(self) -> dict[str, str]:
+        """The specification as ONNX metadata properties."""
+        return {METADATA_KEY: json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], source: str) -> ModelSpec:
+        """The specification found in ONNX metadata properties.
+
+        Raises:
+            ModelError: `source` is not a faceresnet model, or a newer version wrote it.
+        """
+        text = metadata.get(METADATA_KEY)
+        if text is None:
+            raise ModelError(
+                f"{source} is not a faceresnet model: its metadata has no '{METADATA_KEY}' entry. "
+                "Models are made by 'faceresnet export'."
+            )
+        try:
+            values: dict[str, Any] = json.loads(text)
+            written = values.pop("format")
+            if written != FORMAT:
+                raise ModelError(
+                    f"{source} has model format {written}, this version reads {FORMAT}: "
+                    "upgrade with 'pip install -U faceresnet'."
+                )
+            values["levels"] = tuple(
+                Level(level["stride"], tuple(level["sizes"]), tuple(level["ratios"]))
+                for level in values["levels"]
+            )
+            values["delta_scales"] = tuple(values["delta_scales"])
+            return cls(**values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{source} has a broken specification: {error}") from error
+
+    def replace(self, **changes: Any) -> ModelSpec:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
