@@ -1,0 +1,277 @@
+"""WIDER FACE: photos, face boxes and result files (Yang, Luo, Loy, Tang 2016).
+
+A data set is a folder laid out as its authors publish it; your own photos go in the same way::
+
+    DIR/
+    ├── WIDER_train/images/<event>/<name>       any format Pillow or OpenCV reads
+    ├── WIDER_val/images/<event>/<name>
+    └── wider_face_split/
+        ├── wider_face_train_bbx_gt.txt
+        └── wider_face_val_bbx_gt.txt
+
+Each of the three folders may instead be the published archive, unextracted: ``WIDER_train.zip``,
+``WIDER_val.zip``, ``wider_face_split.zip``. An *event* is any folder that groups photos; use one for
+your own. The list of faces repeats, for each photo::
+
+    <event>/<name>
+    <number of faces>
+    x y w h blur expression illumination invalid occlusion pose       one line for each face
+
+``x y`` is the top-left corner and ``w h`` the size, in px; the flags after ``w h`` may be left out.
+``invalid`` = 1 says that the box is neither face nor background: it is ignored in training and
+evaluation. A photo without faces has the count 0, followed by no line or, as the authors write it,
+by one line of zeros.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from math import isfinite
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from faceresnet import boxes
+from faceresnet.errors import DataError
+
+SPLITS = ("train", "val")
+#: Column of the `invalid` flag in a line of the list of faces.
+INVALID_COLUMN = 7
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of one split lie below the root of a data set.
+
+    Attributes:
+        root: the folder of the data set.
+        split: "train" or "val".
+    """
+
+    root: Path
+    split: str
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}")
+
+    @property
+    def images(self) -> Path:
+        """The folder below which the listed names lie."""
+        return self.root / f"WIDER_{self.split}" / "images"
+
+    @property
+    def images_archive(self) -> Path:
+        """The published archive of that folder."""
+        return self.root / f"WIDER_{self.split}.zip"
+
+    @property
+    def labels(self) -> Path:
+        """The list of faces."""
+        return self.root / "wider_face_split" / f"wider_face_{self.split}_bbx_gt.txt"
+
+    @property
+    def labels_archive(self) -> Path:
+        """The published archive of the folder of the lists."""
+        return self.root / "wider_face_split.zip"
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """One photo of a data set and its faces; the picture itself is read when asked for.
+
+    Attributes:
+        name: "event/name.ext", as the list of faces writes it.
+        faces: (G, 4) px, as the list writes them: some lie partly beyond the image.
+        ignore: (G,) boxes that count neither as face nor as background.
+        path: the image file, or the archive that holds it.
+        member: its name in that archive, None for a file.
+    """
+
+    name: str
+    faces: Float32[np.ndarray, "G 4"]
+    ignore: Bool[np.ndarray, "G"]
+    path: Path
+    member: str | None = None
+
+    @property
+    def event(self) -> str:
+        """The folder part of the name; empty for a photo outside any folder."""
+        return self.name.rpartition("/")[0]
+
+    def read_bytes(self) -> bytes:
+        """The encoded image file.
+
+        Raises:
+            DataError: the photo is listed but not there.
+        """
+        try:
+            if self.member is None:
+                return self.path.read_bytes()
+            return _open_archive(self.path, os.getpid()).read(self.member)
+        except (OSError, KeyError, zipfile.BadZipFile) as error:
+            place = self.path if self.member is None else f"{self.path}, member {self.member}"
+            raise DataError(
+                f"the photo {self.name} is listed but cannot be read from {place} ({error}): "
+                "extract or download the images again."
+            ) from error
+
+    def faces_within(
+        self, size: tuple[int, int]
+    ) -> tuple[Float32[np.ndarray, "G 4"], Bool[np.ndarray, "G"]]:
+        """Faces clipped to the image of `size` (height, width) px, and which to ignore.
+
+        A face that lies wholly beyond the image is ignored as well.
+        """
+        faces = boxes.clip(self.faces, size)
+        return faces, self.ignore | (boxes.area(faces) <= 0)
+
+
+def read_split(
+    root: str | os.PathLike[str], split: str, *, events: Collection[str] | None = None
+) -> list[Photo]:
+    """The photos of one split, in the order of its list of faces.
+
+    Args:
+        root: folder laid out as the module's docstring says.
+        split: "train" or "val".
+        events: only the photos of these events; None for all.
+
+    Raises:
+        DataError: the list or the images are not there, or a line of the list is broken (named by
+            file and number). A missing photo is reported when it is read.
+        ValueError: no such split, or an event that has no photo.
+    """
+    layout = Layout(Path(root), split)
+    text, source = _read_labels(layout)
+    if layout.images.is_dir():
+        archive = False
+    elif layout.images_archive.is_file():
+        archive = True
+    else:
+        raise DataError(
+            f"{source} lists photos, but neither {layout.images}/ nor {layout.images_archive} "
+            f"is there: put the {split} images in one of these places."
+        )
+    photos = []
+    for name, faces, ignore in _parse_labels(text, source):
+        path = layout.images_archive if archive else layout.images / name
+        member = f"WIDER_{split}/images/{name}" if archive else None
+        photos.append(Photo(name, faces, ignore, path, member))
+    return photos if events is None else _select_events(photos, events, source)
+
+
+def _select_events(photos: list[Photo], events: Collection[str], source: str) -> list[Photo]:
+    wanted = {events} if isinstance(events, str) else set(events)
+    there = {photo.event for photo in photos}
+    if missing := wanted - there:
+        raise ValueError(
+            f"{source} has no photo of {', '.join(sorted(missing))}; "
+            f"its events are {', '.join(sorted(there))}"
+        )
+    return [photo for photo in photos if photo.event in wanted]
+
+
+def _read_labels(layout: Layout) -> tuple[str, str]:
+    """The text of the list of faces, and what to call its file in a message."""
+    try:
+        if layout.labels.is_file():
+            return layout.labels.read_text(encoding="utf-8-sig"), str(layout.labels)
+        if layout.labels_archive.is_file():
+            member = layout.labels.relative_to(layout.root).as_posix()
+            with zipfile.ZipFile(layout.labels_archive) as archive:
+                if member in archive.namelist():
+                    source = f"{layout.labels_archive}/{member}"
+                    return archive.read(member).decode("utf-8-sig"), source
+    except (OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+        raise DataError(f"the list of faces in {layout.root} cannot be read: {error}") from error
+    if not layout.root.is_dir():
+        raise DataError(f"there is no folder {layout.root}: give the folder of a data set.")
+    other = next(split for split in SPLITS if split != layout.split)
+    has_other = Layout(layout.root, other).labels.is_file()
+    hint = f" (it has the {other} split only)" if has_other else ""
+    raise DataError(
+        f"{layout.root} has no {layout.split} split{hint}: expected "
+        f"{layout.labels.relative_to(layout.root)} or {layout.labels_archive.name}. "
+        "'faceresnet data widerface --out DIR' downloads WIDER FACE; for your own photos see the "
+        "layout in 'python -m pydoc faceresnet.widerface'."
+    )
+
+
+def _parse_labels(
+    text: str, source: str
+) -> Iterator[tuple[str, Float32[np.ndarray, "G 4"], Bool[np.ndarray, "G"]]]:
+    """(name, faces, ignore) of each photo in a list of faces."""
+    # Not splitlines(): it also breaks at characters that a file name may hold.
+    lines = [line.strip() for line in text.split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    seen: set[str] = set()
+    at = 0
+    while at < len(lines):
+        name = lines[at]
+        _check_name(name, seen, f"{source}, line {at + 1}")
+        seen.add(name)
+        if at + 1 >= len(lines) or not lines[at + 1].isdecimal():
+            found = lines[at + 1] if at + 1 < len(lines) else "the end of the file"
+            raise DataError(
+                f"{source}, line {at + 2}: expected the number of faces of {name}, found {found!r}."
+            )
+        count = int(lines[at + 1])
+        at += 2
+        rows = []
+        for index in range(count):
+            row = _numbers(lines[at]) if at < len(lines) else None
+            if row is None:
+                found = lines[at] if at < len(lines) else "the end of the file"
+                raise DataError(
+                    f"{source}, line {at + 1}: expected face {index + 1} of {count} of {name} as "
+                    f"'x y w h' and flags, found {found!r}."
+                )
+            rows.append(row)
+            at += 1
+        # The authors' lists follow a count of 0 by one line of zeros.
+        if count == 0 and at < len(lines) and not any(_numbers(lines[at]) or [1.0]):
+            at += 1
+        yield name, *_faces(rows)
+
+
+def _check_name(name: str, seen: set[str], place: str) -> None:
+    """Refuse what cannot be the name of a photo in the data set's folder."""
+    path = PurePosixPath(name)
+    if not name or _numbers(name) is not None:
+        raise DataError(f"{place}: expected the name of a photo, found {name!r}.")
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"{place}: the photo {name!r} lies outside the data set.")
+    if name in seen:
+        raise DataError(f"{place}: the photo {name} is listed twice.")
+
+
+def _numbers(line: str) -> list[float] | None:
+    """The numbers of a line of a face, None where it is not one."""
+    try:
+        numbers = [float(word) for word in line.split()]
+    except ValueError:
+        return None
+    return numbers if len(numbers) >= 4 and all(map(isfinite, numbers)) else None
+
+
+def _faces(rows: list[list[float]]) -> tuple[Float32[np.ndarray, "G 4"], Bool[np.ndarray, "G"]]:
+    """Boxes and ignore flags from the lines of a photo."""
+    box = np.array([row[:4] for row in rows], dtype=np.float64).reshape(-1, 4)
+    invalid = np.array(
+        [len(row) > INVALID_COLUMN and row[INVALID_COLUMN] != 0 for row in rows], dtype=bool
+    )
+    faces = np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], axis=1).astype(np.float32)
+    return faces, invalid | (box[:, 2:] <= 0).any(axis=1)
+
+
+@lru_cache(maxsize=8)
+def _open_archive(path: Path, process: int) -> zipfile.ZipFile:
+    """An archive kept open, one for each process: a forked one must not share the file's position."""
+    return zipfile.ZipFile(path)
