@@ -1,0 +1,159 @@
+"""Downloads that are verified, resumed after a break, and never leave half a file behind."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Sequence
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import BinaryIO
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from faceresnet import __version__
+from faceresnet.errors import DownloadError
+
+#: Called with the bytes there so far and the total, None where the server does not say.
+Progress = Callable[[int, int | None], None]
+
+CHUNK_BYTES = 1 << 20
+DEFAULT_TIMEOUT_S = 30.0
+#: The answer to a range that starts at or beyond the end of the file.
+RANGE_NOT_SATISFIABLE = 416
+
+
+def fetch(
+    urls: Sequence[str],
+    target: str | os.PathLike[str],
+    sha256: str,
+    *,
+    progress: Progress | None = None,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+) -> Path:
+    """Download a file whose checksum is known; do nothing where it is already there.
+
+    The mirrors are tried in order. What arrives goes to ``<target>.part`` beside the target, where
+    the next mirror, or the next call, goes on; only a verified file is renamed to its own name.
+
+    Args:
+        urls: http(s) addresses of the same file, best first.
+        target: where it goes; missing folders are made.
+        sha256: its checksum, 64 hexadecimal digits.
+        progress: called after every chunk.
+        timeout_s: longest silence of a server, in seconds.
+
+    Returns:
+        The target.
+
+    Raises:
+        DownloadError: no mirror had the right file, or it cannot be written here.
+        ValueError: `urls` is empty or not http(s), or `sha256` is no such checksum.
+    """
+    if isinstance(urls, str) or not urls:
+        raise ValueError(f"urls must be a list with at least one address, got {urls!r}")
+    for url in urls:
+        if not url.startswith(("https://", "http://")):
+            raise ValueError(f"only http and https addresses can be fetched, got {url!r}")
+    expected = sha256.lower()
+    if not re.fullmatch("[0-9a-f]{64}", expected):
+        raise ValueError(f"sha256 must be 64 hexadecimal digits, got {sha256!r}")
+    target = Path(target)
+    partial = target.with_name(target.name + ".part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and file_sha256(target) == expected:
+            return target
+        failures = []
+        for url in urls:
+            failure = _try_mirror(url, partial, expected, progress, timeout_s)
+            if failure is None:
+                partial.replace(target)
+                return target
+            failures.append(f"{url}: {failure}")
+    except OSError as error:
+        raise DownloadError(f"cannot write {target}: {error}") from error
+    raise DownloadError(
+        f"could not download {target.name} ({'; '.join(failures)}). Check the connection and "
+        f"try again: it goes on where it stopped. Or put the file at {target} yourself (sha256 {expected})."
+    )
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _MirrorError(Exception):
+    """A server failed; files on this machine raise `OSError` instead."""
+
+
+def _try_mirror(
+    url: str, partial: Path, expected: str, progress: Progress | None, timeout_s: float
+) -> str | None:
+    """Complete `partial` from one mirror; what went wrong, or None for a verified file."""
+    while True:
+        start = partial.stat().st_size if partial.exists() else 0
+        try:
+            _append(url, partial, start, progress, timeout_s)
+        except _MirrorError as error:
+            # A broken connection that moved the file on is taken up again where it broke.
+            if partial.exists() and partial.stat().st_size > start:
+                continue
+            return str(error)
+        found = file_sha256(partial)
+        if found == expected:
+            return None
+        partial.unlink()
+        # The beginning may be left over from another version of the file: once more from nothing.
+        if start == 0:
+            return f"checksum {found}, expected {expected}"
+
+
+def _append(
+    url: str, partial: Path, start: int, progress: Progress | None, timeout_s: float
+) -> None:
+    """Download everything from byte `start` on to the end of `partial`."""
+    headers = {"User-Agent": f"faceresnet/{__version__}", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    try:
+        response: HTTPResponse = urlopen(Request(url, headers=headers), timeout=timeout_s)
+    except HTTPError as error:
+        error.close()
+        if error.code == RANGE_NOT_SATISFIABLE and start:
+            return  # everything is there already, or too much: the checksum decides
+        raise _MirrorError(f"HTTP {error.code} {error.reason}") from error
+    except (OSError, HTTPException) as error:
+        raise _MirrorError(str(error) or type(error).__name__) from error
+    with response:
+        resumed = _resumes_at(response, start)
+        with partial.open("ab" if resumed else "wb") as file:
+            _copy(response, file, start if resumed else 0, progress)
+
+
+def _resumes_at(response: HTTPResponse, start: int) -> bool:
+    """Whether the server sends the rest of the file rather than all of it."""
+    content_range = response.headers.get("Content-Range", "")
+    return start > 0 and response.status == 206 and content_range.startswith(f"bytes {start}-")
+
+
+def _copy(response: HTTPResponse, file: BinaryIO, start: int, progress: Progress | None) -> None:
+    length = response.headers.get("Content-Length", "")
+    total = start + int(length) if length.isdecimal() else None
+    done = start
+    while True:
+        try:
+            chunk = response.read(CHUNK_BYTES)
+        except (OSError, HTTPException) as error:
+            raise _MirrorError(f"broke off after {done} bytes: {error}") from error
+        if not chunk:
+            break
+        file.write(chunk)
+        done += len(chunk)
+        if progress is not None:
+            progress(done, total)
+    if total is not None and done < total:
+        raise _MirrorError(f"broke off after {done} of {total} bytes")
