@@ -10,8 +10,8 @@ A data set is a folder laid out as its authors publish it; your own photos go in
         └── wider_face_val_bbx_gt.txt
 
 Each of the three folders may instead be the published archive, unextracted: ``WIDER_train.zip``,
-``WIDER_val.zip``, ``wider_face_split.zip``. An *event* is any folder that groups photos; use one for
-your own. The list of faces repeats, for each photo::
+``WIDER_val.zip``, ``wider_face_split.zip``. An *event* is any folder that groups photos; use one
+for your own. The list of faces repeats, for each photo::
 
     <event>/<name>
     <number of faces>
@@ -105,7 +105,7 @@ class Photo:
         return self.name.rpartition("/")[0]
 
     def read_bytes(self) -> bytes:
-        """The encoded image file.
+        """Read the encoded image file.
 
         Raises:
             DataError: the photo is listed but not there.
@@ -135,7 +135,7 @@ class Photo:
 def read_split(
     root: str | os.PathLike[str], split: str, *, events: Collection[str] | None = None
 ) -> list[Photo]:
-    """The photos of one split, in the order of its list of faces.
+    """Read the photos of one split, in the order of its list of faces.
 
     Args:
         root: folder laid out as the module's docstring says.
@@ -178,7 +178,7 @@ def _select_events(photos: list[Photo], events: Collection[str], source: str) ->
 
 
 def _read_labels(layout: Layout) -> tuple[str, str]:
-    """The text of the list of faces, and what to call its file in a message."""
+    """Text of the list of faces, and what to call its file in a message."""
     try:
         if layout.labels.is_file():
             return layout.labels.read_text(encoding="utf-8-sig"), str(layout.labels)
@@ -253,7 +253,7 @@ def _check_name(name: str, seen: set[str], place: str) -> None:
 
 
 def _numbers(line: str) -> list[float] | None:
-    """The numbers of a line of a face, None where it is not one."""
+    """Parse the line of a face; None where it is not one."""
     try:
         numbers = [float(word) for word in line.split()]
     except ValueError:
@@ -273,5 +273,5 @@ def _faces(rows: list[list[float]]) -> tuple[Float32[np.ndarray, "G 4"], Bool[np
 
 @lru_cache(maxsize=8)
 def _open_archive(path: Path, process: int) -> zipfile.ZipFile:
-    """An archive kept open, one for each process: a forked one must not share the file's position."""
+    """Keep an archive open, once for each process: forks must not share a file position."""
     return zipfile.ZipFile(path)
