@@ -76,7 +76,8 @@ def fetch(
         raise DownloadError(f"cannot write {target}: {error}") from error
     raise DownloadError(
         f"could not download {target.name} ({'; '.join(failures)}). Check the connection and "
-        f"try again: it goes on where it stopped. Or put the file at {target} yourself (sha256 {expected})."
+        f"try again: it goes on where it stopped. Or put the file at {target} yourself "
+        f"(sha256 {expected})."
     )
 
 

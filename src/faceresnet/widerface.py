@@ -21,25 +21,33 @@ for your own. The list of faces repeats, for each photo::
 ``invalid`` = 1 says that the box is neither face nor background: it is ignored in training and
 evaluation. A photo without faces has the count 0, followed by no line or, as the authors write it,
 by one line of zeros.
+
+What a detector found is published as one text file for each photo, ``<event>/<name without
+extension>.txt``: a line with the photo's name, a line with the number of boxes, then
+``x y w h score`` for each box.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isfinite
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float, Float32
 
 from faceresnet import boxes
 from faceresnet.errors import DataError
 
 SPLITS = ("train", "val")
+#: What was found in each photo: its name, and boxes (M, 4) px with scores (M,) in any order.
+Predictions = Mapping[str, tuple[Float[np.ndarray, "M 4"], Float[np.ndarray, "M"]]]
 #: Column of the `invalid` flag in a line of the list of faces.
 INVALID_COLUMN = 7
 
@@ -275,3 +283,139 @@ def _faces(rows: list[list[float]]) -> tuple[Float32[np.ndarray, "G 4"], Bool[np
 def _open_archive(path: Path, process: int) -> zipfile.ZipFile:
     """Keep an archive open, once for each process: forks must not share a file position."""
     return zipfile.ZipFile(path)
+
+
+def write_results(folder: str | os.PathLike[str], predictions: Predictions) -> None:
+    """Write result files as the benchmark's authors ask for them.
+
+    Scores are written to nine digits, which is all of a float32; coordinates to 1/10,000 px.
+
+    Args:
+        folder: made here; all files appear in it at once.
+        predictions: by name of the photo.
+
+    Raises:
+        DataError: the folder holds something already, or cannot be written.
+        ValueError: two photos differ in their extension only, so their files would be the same.
+    """
+    target = Path(folder)
+    stems = {_stem(name) for name in predictions}
+    if len(stems) < len(predictions):
+        raise ValueError("two photos differ in their extension only: they would share a file")
+    try:
+        if target.exists() and any(target.iterdir()):
+            raise DataError(f"{target} is not empty: give a new folder for the result files.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+            written = Path(temporary) / "results"
+            written.mkdir()
+            for name, (found, scores) in predictions.items():
+                path = written / f"{_stem(name)}.txt"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(_format_result(name, found, scores), encoding="utf-8")
+            if target.exists():
+                target.rmdir()
+            shutil.move(written, target)
+    except OSError as error:
+        raise DataError(f"cannot write result files to {target}: {error}") from error
+
+
+def read_results(
+    path: str | os.PathLike[str], names: Iterable[str]
+) -> dict[str, tuple[Float[np.ndarray, "M 4"], Float[np.ndarray, "M"]]]:
+    """Read result files from a folder or a .zip archive.
+
+    A file belongs to the photo whose name, without its extension, ends the file's path; folders
+    around the events, files of other photos and the name inside the file do not matter.
+
+    Args:
+        path: folder or archive.
+        names: the photos to look for.
+
+    Returns:
+        Boxes and scores, float64, by name; photos without a file are left out.
+
+    Raises:
+        DataError: a line is broken (named by file and number), a photo has two files, or no photo
+            has one.
+    """
+    by_stem: dict[str, str] = {}
+    for name in names:
+        by_stem[name] = by_stem[_stem(name)] = name
+    results: dict[str, tuple[Float[np.ndarray, "M 4"], Float[np.ndarray, "M"]]] = {}
+    for file, content in _result_files(Path(path)):
+        parts = file.removesuffix(".txt").split("/")
+        stems = ("/".join(parts[start:]) for start in range(len(parts)))
+        found = next((by_stem[stem] for stem in stems if stem in by_stem), None)
+        if found in results:
+            raise DataError(f"{path} has two result files for the photo {found}, one is {file}.")
+        if found is not None:
+            results[found] = _parse_result(content.decode(errors="replace"), f"{path}/{file}")
+    if not results:
+        raise DataError(
+            f"{path} has no result file for any of the photos: expected <event>/<name>.txt."
+        )
+    return results
+
+
+def _stem(name: str) -> str:
+    """Name of a photo without its extension, its event kept."""
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _format_result(
+    name: str, found: Float[np.ndarray, "M 4"], scores: Float[np.ndarray, "M"]
+) -> str:
+    lines = [PurePosixPath(name).stem, str(len(found))]
+    for (x1, y1, x2, y2), score in zip(found.tolist(), scores.tolist(), strict=True):
+        lines.append(f"{x1:.4f} {y1:.4f} {x2 - x1:.4f} {y2 - y1:.4f} {score:.9g}")
+    return "\n".join(lines) + "\n"
+
+
+def _result_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(path below the top, content) of every result file, in a fixed order."""
+    try:
+        if path.is_dir():
+            for file in sorted(path.rglob("*.txt")):
+                yield file.relative_to(path).as_posix(), file.read_bytes()
+            return
+        with zipfile.ZipFile(path) as archive:
+            for member in sorted(archive.namelist()):
+                file_name = member.replace("\\", "/")
+                if file_name.endswith(".txt") and not file_name.startswith("__MACOSX/"):
+                    yield file_name, archive.read(member)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}): expected a folder or a .zip archive of result files."
+        ) from error
+
+
+def _parse_result(
+    text: str, source: str
+) -> tuple[Float[np.ndarray, "M 4"], Float[np.ndarray, "M"]]:
+    lines = [line.strip() for line in text.rstrip().split("\n")]
+    if len(lines) < 2 or not lines[1].isdecimal():
+        found = lines[1] if len(lines) > 1 else "the end of the file"
+        raise DataError(f"{source}, line 2: expected the number of boxes, found {found!r}.")
+    count = int(lines[1])
+    if len(lines) != count + 2:
+        raise DataError(
+            f"{source}, line {min(len(lines), count + 2)}: expected {count} boxes, as line 2 says, "
+            f"found {len(lines) - 2}."
+        )
+    table = np.zeros((count, 5))
+    for index, line in enumerate(lines[2:]):
+        words = line.split()
+        try:
+            # A single number would be spread over the row.
+            table[index] = [float(word) for word in words[:5]] if len(words) >= 5 else np.nan
+        except ValueError:
+            table[index] = np.nan
+    broken = np.flatnonzero(~np.isfinite(table).all(axis=1))
+    if len(broken):
+        line_number = int(broken[0]) + 3
+        raise DataError(
+            f"{source}, line {line_number}: expected 'x y w h score', "
+            f"found {lines[line_number - 1]!r}."
+        )
+    return np.concatenate([table[:, :2], table[:, :2] + table[:, 2:4]], axis=1), table[:, 4]
