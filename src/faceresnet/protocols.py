@@ -1,0 +1,108 @@
+"""Running a detector over photos for evaluation, in one of the usual ways.
+
+A figure means little without the name of its protocol: the same detector finds far more tiny faces
+in a photo's own size than in one scaled to 640 px.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float32
+
+from faceresnet import boxes as boxes_
+from faceresnet import images
+from faceresnet.widerface import Photo
+
+#: Score from which detections are asked for when a detector is evaluated.
+EVALUATION_THRESHOLD = 0.01
+#: What is done to a photo before it is shown to the detector, by name.
+PROTOCOLS = {
+    "vga": "photos scaled so that the longer side is 640 px",
+    "original": "photos in their own size",
+    "multiscale": "photos at 0.5, 1 and 2 times their own size, merged",
+}
+VGA_SIDE = 640
+MULTISCALE = (0.5, 1.0, 2.0)
+#: Longest side in px to which a photo is enlarged; beyond it the memory of one pass explodes.
+LARGEST_SIDE = 4096
+#: Overlap from which detections of different scales are the same face.
+MERGE_IOU = 0.4
+
+
+class Found(Protocol):
+    """What a detector returns: `Detections`, or anything with boxes and scores."""
+
+    @property
+    def boxes(self) -> Float32[np.ndarray, "M 4"]:
+        """Px of the image it was given."""
+
+    @property
+    def scores(self) -> Float32[np.ndarray, "M"]:
+        """0 to 1."""
+
+
+def predict(
+    detector: Callable[[np.ndarray], Found],
+    photos: Sequence[Photo],
+    *,
+    protocol: str = "original",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, tuple[Float32[np.ndarray, "M 4"], Float32[np.ndarray, "M"]]]:
+    """Run a detector over photos.
+
+    Args:
+        detector: from an RGB image (H, W, 3) uint8 to boxes and scores; its threshold should be
+            `EVALUATION_THRESHOLD`, and it should not scale the image itself.
+        photos: to be read and shown.
+        protocol: one of `PROTOCOLS`.
+        progress: called with the photos done and their number, after each.
+
+    Returns:
+        Boxes in px of the photo and scores, by name.
+
+    Raises:
+        ValueError: no such protocol.
+        DataError: a photo is missing.
+        ImageError: a photo is broken.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    predictions = {}
+    for done, photo in enumerate(photos, start=1):
+        image = images.read(photo.read_bytes())
+        predictions[photo.name] = _detect_at(detector, image, _scales(image, protocol))
+        if progress is not None:
+            progress(done, len(photos))
+    return predictions
+
+
+def _scales(image: np.ndarray, protocol: str) -> tuple[float, ...]:
+    longer = max(image.shape[:2])
+    if protocol == "vga":
+        return (VGA_SIDE / longer,)
+    if protocol == "original":
+        return (1.0,)
+    return tuple(scale for scale in MULTISCALE if scale <= max(1.0, LARGEST_SIDE / longer))
+
+
+def _detect_at(
+    detector: Callable[[np.ndarray], Found], image: np.ndarray, scales: Sequence[float]
+) -> tuple[Float32[np.ndarray, "M 4"], Float32[np.ndarray, "M"]]:
+    """Boxes in px of the image, found at each scale and merged."""
+    height, width = image.shape[:2]
+    found = []
+    for scale in scales:
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        detections = detector(image if size == (height, width) else images.resize(image, size))
+        # Not `scale`: rounding to whole px changes the ratio, and differently for each axis.
+        back = np.array([width / size[1], height / size[0]] * 2, dtype=np.float32)
+        found.append((np.asarray(detections.boxes, np.float32) * back, detections.scores))
+    merged = np.concatenate([boxes for boxes, _ in found])
+    scores = np.concatenate([np.asarray(scores, np.float32) for _, scores in found])
+    if len(scales) > 1:
+        kept = boxes_.nms(merged, scores, MERGE_IOU)
+        merged, scores = merged[kept], scores[kept]
+    return merged, scores
