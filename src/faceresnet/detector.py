@@ -1,0 +1,264 @@
+"""The one pipeline: letterbox → network → decode → non-maximum suppression.
+
+Everything that detects faces goes through `postprocess`, the validation during training included.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from jaxtyping import Float32
+
+from faceresnet import boxes as boxes_
+from faceresnet import images, pyramid
+from faceresnet.anchors import make_anchors
+from faceresnet.detections import Detections
+from faceresnet.engine import Engine, open_engine
+from faceresnet.errors import ModelError
+from faceresnet.spec import ModelSpec
+from faceresnet.weights import DEFAULT_MODEL, locate
+
+if TYPE_CHECKING:
+    Photo: TypeAlias = images.Image | images.Source
+
+#: Anchors decoded at most, the best first; a crowd of a thousand faces fills about 4,000.
+MAX_CANDIDATES = 5_000
+#: Pixels that a batch holds at most: bounds the memory that the network needs.
+BATCH_PIXELS = 4_000_000
+
+
+def postprocess(
+    logits: Float32[np.ndarray, "R"],
+    deltas: Float32[np.ndarray, "R 4"],
+    anchors: Float32[np.ndarray, "R 4"],
+    spec: ModelSpec,
+    threshold: float,
+    size: tuple[int, int],
+) -> tuple[Float32[np.ndarray, "M 4"], Float32[np.ndarray, "M"]]:
+    """Turn the network's outputs for one image into faces.
+
+    The threshold is applied to the logits, so that only candidates are decoded; of them the best
+    `MAX_CANDIDATES` go on to non-maximum suppression. Values that are not finite are no faces.
+
+    Args:
+        logits: (R,) of the probability that an anchor holds a face.
+        deltas: (R, 4) from anchor to face (`boxes.decode`).
+        anchors: (R, 4) px.
+        spec: of the model.
+        threshold: least score, 0..1.
+        size: (height, width) px of the image without its padding.
+
+    Returns:
+        boxes (M, 4) px, clipped to the image, none empty, and their scores (M,), best first.
+    """
+    candidates = np.flatnonzero(logits >= np.float32(_logit(threshold)))
+    if len(candidates) > MAX_CANDIDATES:
+        best = np.argpartition(logits[candidates], -MAX_CANDIDATES)[-MAX_CANDIDATES:]
+        candidates = candidates[best]
+    with np.errstate(over="ignore", invalid="ignore"):
+        scores = 1 / (1 + np.exp(-logits[candidates]))
+        boxes = boxes_.decode(deltas[candidates], anchors[candidates], spec.delta_scales)
+        boxes = boxes_.clip(boxes, size)
+        sides = boxes[:, 2:] - boxes[:, :2]
+    sound = (sides > 0).all(axis=1)  # NaN is not
+    if not sound.all():
+        boxes, scores = boxes[sound], scores[sound]
+    kept = boxes_.nms(boxes, scores, spec.nms_iou)
+    return boxes[kept], scores[kept]
+
+
+def _logit(probability: float) -> float:
+    """Inverse of the sigmoid, infinite at 0 and 1."""
+    if probability <= 0:
+        return -math.inf
+    return math.inf if probability >= 1 else math.log(probability / (1 - probability))
+
+
+@dataclass(frozen=True, eq=False)
+class FaceDetector:
+    """Finds the faces in photos.
+
+        detector = FaceDetector()
+        faces = detector("photo.jpg")
+
+    Immutable, and safe to call from several threads at once.
+
+    Attributes:
+        model: name of a shipped or published model, or path to an .onnx file.
+        threshold: least score to report, 0..1; by default the model's own.
+        max_side: larger photos are first reduced to this longer side, px: faster, but loses small
+            faces. By default photos are looked at in full resolution.
+        tile: how photos too large for one look are cut: ``auto`` (longer than 2,048 px, into tiles
+            of 1,280), True (larger than a tile), False (never), or the side of a tile in px.
+        engine: ``openvino`` or ``onnxruntime``.
+        device: where the engine runs: cpu, gpu, cuda, …
+        threads: on the CPU; by default one for each core.
+        batch_size: images, tiles included, that go through the network together at most.
+
+    Raises:
+        ValueError: an argument is out of its range.
+        ModelError, EngineError, MissingExtraError: as `open_engine`.
+    """
+
+    model: str | os.PathLike[str] = DEFAULT_MODEL
+    _: KW_ONLY
+    threshold: float | None = None
+    max_side: int | None = None
+    tile: bool | int | str = "auto"
+    engine: str = "openvino"
+    device: str = "cpu"
+    threads: int | None = None
+    batch_size: int = 8
+    _network: Engine = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_threshold(self.threshold)
+        if self.max_side is not None and self.max_side < 16:
+            raise ValueError(f"max_side must be at least 16 px, got {self.max_side}")
+        if isinstance(self.tile, str):
+            if self.tile != "auto":
+                raise ValueError(f"tile must be 'auto', True, False or px, got '{self.tile}'")
+        elif not isinstance(self.tile, bool) and self.tile < 64:
+            raise ValueError(f"a tile must be at least 64 px, got {self.tile}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        network = open_engine(locate(self.model), self.engine, self.device, self.threads)
+        object.__setattr__(self, "_network", network)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model says about itself."""
+        return self._network.spec
+
+    def __call__(self, image: Photo, threshold: float | None = None) -> Detections:
+        """Find the faces in one photo.
+
+        Args:
+            image: RGB uint8 (H, W, 3), or what `images.read` reads: path, bytes, file, Pillow.
+            threshold: least score to report, instead of the detector's own.
+
+        Raises:
+            ValueError: the array is no image, or `threshold` is outside 0..1.
+            ImageError: the file cannot be read.
+        """
+        return self.batch([image], threshold)[0]
+
+    def batch(self, photos: Iterable[Photo], threshold: float | None = None) -> list[Detections]:
+        """Find the faces in many photos, those of one size together in real batches.
+
+        At most `batch_size` photos are held in memory at a time.
+
+        Args:
+            photos: each as for a single call.
+            threshold: least score to report, instead of the detector's own.
+
+        Returns:
+            Detections in the order of the photos.
+        """
+        if isinstance(photos, str | bytes | os.PathLike):
+            raise ValueError("batch takes several photos: give a list, or call the detector itself")
+        _check_threshold(threshold)
+        found: list[Detections] = []
+        remaining = iter(photos)
+        while chunk := [_as_image(photo) for photo in islice(remaining, self.batch_size)]:
+            found += self._detect(chunk, self._least_score(threshold))
+        return found
+
+    def _least_score(self, threshold: float | None) -> float:
+        if threshold is not None:
+            return threshold
+        return self.spec.threshold if self.threshold is None else self.threshold
+
+    def _detect(self, photos: Sequence[images.Image], threshold: float) -> list[Detections]:
+        """Look at photos, views of one shape together, and merge what each photo's views found."""
+        found: list[list[_Found]] = [[] for _ in photos]
+        waiting: dict[tuple[int, int], list[_Look]] = {}
+        for photo, its_found in zip(photos, found, strict=True):
+            for look in self._looks(photo, its_found):
+                shape = images.padded_size(look.view.size, self.spec.size_multiple)
+                group = waiting.setdefault(shape, [])
+                group.append(look)
+                if len(group) >= min(self.batch_size, BATCH_PIXELS // (shape[0] * shape[1])):
+                    self._run(waiting.pop(shape), threshold)
+        for group in waiting.values():
+            self._run(group, threshold)
+        return [
+            _merge(its_found, self.spec, photo.shape[:2])
+            for photo, its_found in zip(photos, found, strict=True)
+        ]
+
+    def _looks(self, photo: images.Image, found: list[_Found]) -> Iterator[_Look]:
+        """Make the views of a photo with their pixels; each scale is made once."""
+        size = photo.shape[:2]
+        largest_anchor = max(max(level.sizes) for level in self.spec.levels)
+        scaled = photo
+        for view in pyramid.plan(size, largest_anchor, max_side=self.max_side, tile=self.tile):
+            if scaled.shape[:2] != view.image_size:
+                scaled = images.resize(photo, view.image_size)
+            y1, x1, y2, x2 = view.window
+            yield _Look(view, scaled[y1:y2, x1:x2], size, found)
+
+    def _run(self, looks: Sequence[_Look], threshold: float) -> None:
+        """Put views of one padded shape through the network as one batch."""
+        padded = [images.letterbox(look.pixels, self.spec.size_multiple) for look in looks]
+        batch = padded[0][None] if len(padded) == 1 else np.stack(padded)
+        logits, deltas = self._network(batch)
+        anchors = make_anchors(self.spec.levels, batch.shape[1:3])
+        if logits.shape[1] != len(anchors):
+            raise ModelError(
+                f"the model '{self.spec.name}' gives {logits.shape[1]} outputs for an image of "
+                f"{batch.shape[1:3]}, its specification means {len(anchors)}: export it again"
+            )
+        for look, its_logits, its_deltas in zip(looks, logits, deltas, strict=True):
+            boxes, scores = postprocess(
+                its_logits, its_deltas, anchors, self.spec, threshold, look.view.size
+            )
+            boxes, scores = look.view.place(boxes, scores, look.photo_size)
+            look.found.append(_Found(boxes, scores, look.view.level))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What one view found: boxes (M, 4) in px of the photo, scores (M,), and its scale."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    level: int
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A view on its way through the network, and where its faces go."""
+
+    view: pyramid.View
+    pixels: images.Image
+    photo_size: tuple[int, int]
+    found: list[_Found]
+
+
+def _merge(found: Sequence[_Found], spec: ModelSpec, size: tuple[int, int]) -> Detections:
+    """Each face once, though several views saw it."""
+    if len(found) == 1:
+        return Detections(found[0].boxes, found[0].scores, size)
+    boxes = np.concatenate([part.boxes for part in found])
+    scores = np.concatenate([part.scores for part in found])
+    levels = np.repeat([part.level for part in found], [len(part.scores) for part in found])
+    kept = boxes_.nms(boxes, scores, spec.nms_iou)
+    boxes, scores, levels = boxes[kept], scores[kept], levels[kept]
+    whole = ~pyramid.fragments(boxes, scores, levels)
+    return Detections(boxes[whole], scores[whole], size)
+
+
+def _as_image(photo: Photo) -> images.Image:
+    return images.check(photo) if isinstance(photo, np.ndarray) else images.read(photo)
+
+
+def _check_threshold(threshold: float | None) -> None:
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must lie in 0..1, got {threshold}")

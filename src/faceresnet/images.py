@@ -1,0 +1,263 @@
+"""Photos as arrays: reading them, fitting them to the network, drawing boxes on them.
+
+An image is RGB uint8 (H, W, 3), 0..255. Whatever a file holds (rotated by EXIF, grey, palette,
+16 bits, CMYK, transparent, animated) becomes one.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from jaxtyping import Num, UInt8
+
+from faceresnet.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image as PILImage
+
+    Source = str | os.PathLike[str] | bytes | BinaryIO | PILImage.Image
+
+Image = UInt8[np.ndarray, "H W 3"]
+
+#: Largest photo read by default, in pixels (10,000 × 20,000; 600 MB as RGB). Files that claim more
+#: are refused as decompression bombs unless the caller raises the limit.
+MAX_PIXELS = 200_000_000
+#: Grey of the padding: the middle of 0..255, so that it looks like nothing.
+PADDING = 127
+#: What shines through transparent pixels.
+BACKGROUND = (255, 255, 255)
+#: The red of the paper's figures.
+RED = (255, 0, 0)
+
+_pillow_limit = threading.Lock()
+
+
+def read(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image:
+    """Read a photo: upright, opaque, RGB; the first frame of an animation.
+
+    EXIF orientation is applied, transparency is laid over white, 16-bit values are divided by 257,
+    other deep greys (32-bit, float) are stretched from their least to their greatest value.
+
+    Args:
+        source: path, encoded bytes, binary file object, or a Pillow image (left unchanged).
+        max_pixels: refuse photos of more pixels; None reads any size.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: the file is missing, truncated, larger than `max_pixels` or no image.
+    """
+    from PIL import Image as PILImage
+
+    if isinstance(source, PILImage.Image):
+        return _convert(source, "the Pillow image", max_pixels)
+    name = _name(source)
+    try:
+        file: BinaryIO | Path = (
+            io.BytesIO(source)
+            if isinstance(source, bytes)
+            else Path(source)
+            if isinstance(source, str | os.PathLike)
+            else source
+        )
+        # Pillow's own limit is one global for the process: lift it only while the header is read.
+        with _pillow_limit:
+            theirs, PILImage.MAX_IMAGE_PIXELS = PILImage.MAX_IMAGE_PIXELS, None
+            try:
+                image = PILImage.open(file)
+            finally:
+                PILImage.MAX_IMAGE_PIXELS = theirs
+    except FileNotFoundError as error:
+        raise ImageError(f"{name} does not exist") from error
+    except Exception as error:  # decoders raise whatever their format's parser stumbles over
+        raise ImageError(f"cannot read {name}: {_reason(error)}") from error
+    with image:
+        return _convert(image, name, max_pixels)
+
+
+def _name(source: object) -> str:
+    """Name to call a source in an error."""
+    if isinstance(source, bytes):
+        return f"the image ({len(source)} bytes)"
+    if isinstance(source, str | os.PathLike):
+        return str(os.fspath(source))
+    if hasattr(source, "read"):
+        return str(getattr(source, "name", "the image file"))
+    raise ValueError(
+        "an image is a path, encoded bytes, a binary file, a Pillow image or a uint8 RGB array, "
+        f"got {type(source).__name__}"
+    )
+
+
+def _reason(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image, or of a format that Pillow does not know"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _convert(image: PILImage.Image, name: str, max_pixels: int | None) -> Image:
+    """Pixels of an opened photo; this is where Pillow decodes, so where broken files show."""
+    pixels = image.width * image.height
+    if max_pixels is not None and pixels > max_pixels:
+        raise ImageError(
+            f"{name} has {pixels:,} pixels, more than the limit of {max_pixels:,}: "
+            "raise max_pixels (--max-pixels) if you trust the file"
+        )
+    try:
+        image.load()
+        return np.ascontiguousarray(_rgb(_upright(image)))
+    except Exception as error:  # decoders raise whatever their format's parser stumbles over
+        raise ImageError(f"cannot read {name}: {_reason(error)}") from error
+
+
+def _upright(image: PILImage.Image) -> PILImage.Image:
+    """Photo turned as its EXIF tag asks; a broken tag is no reason to lose the photo."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image
+
+
+def _rgb(image: PILImage.Image) -> np.ndarray:
+    from PIL import Image as PILImage
+
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return np.asarray(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        grey = _to_8_bits(np.asarray(image), sixteen=image.mode.startswith("I;16"))
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        opaque = PILImage.new("RGBA", image.size, (*BACKGROUND, 255))
+        opaque.alpha_composite(image.convert("RGBA"))
+        image = opaque
+    return np.asarray(image.convert("RGB"))
+
+
+def _to_8_bits(grey: Num[np.ndarray, "H W"], *, sixteen: bool) -> UInt8[np.ndarray, "H W"]:
+    """Deep greys as 8 bits: 16-bit ones by their full range, others stretched over their own."""
+    if sixteen:
+        return ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    grey = np.nan_to_num(grey.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(grey.min()), float(grey.max())
+    return np.rint((grey - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+
+
+def check(image: object) -> Image:
+    """Return the array itself if it is an image.
+
+    Raises:
+        ValueError: it is not uint8 (H, W, 3), or it is empty.
+    """
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"an image is a NumPy array, got {type(image).__name__}")
+    if image.dtype != np.uint8:
+        raise ValueError(f"an image holds uint8 RGB from 0 to 255, got {image.dtype}: convert it")
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"an image has the shape (height, width, 3), got {image.shape}: "
+            "convert grey or RGBA to RGB, channels last"
+        )
+    if not image.size:
+        raise ValueError(f"the image is empty: its shape is {image.shape}")
+    return image
+
+
+def resize(image: Image, size: tuple[int, int]) -> Image:
+    """Scale an image to `size` (height, width) px: averaged when shrunk, else bilinear."""
+    if image.shape[:2] == size:
+        return image
+    import cv2
+
+    shrinks = size[0] * 1.25 < image.shape[0] or size[1] * 1.25 < image.shape[1]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized: Image = cv2.resize(image, (size[1], size[0]), interpolation=interpolation)
+    return resized
+
+
+def padded_size(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """`size` (height, width) px rounded up to multiples of `multiple` px."""
+    return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
+
+
+def letterbox(image: Image, multiple: int) -> Image:
+    """Pad an image with grey at its right and bottom, up to multiples of `multiple` px.
+
+    Nothing moves: boxes in the result are boxes in the image, so the inverse is to clip them.
+    """
+    height, width = padded_size((image.shape[0], image.shape[1]), multiple)
+    bottom, right = height - image.shape[0], width - image.shape[1]
+    if not bottom and not right:
+        return np.ascontiguousarray(image)
+    import cv2
+
+    padded: Image = cv2.copyMakeBorder(
+        image, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=(PADDING,) * 3
+    )
+    return padded
+
+
+def draw(
+    image: Image,
+    boxes: Num[np.ndarray, "N 4"],
+    *,
+    colour: tuple[int, int, int] = RED,
+    width: int | None = None,
+) -> Image:
+    """Draw boxes on a copy of the image, red as in the figures of the paper.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        boxes: (N, 4) px.
+        colour: RGB, 0..255.
+        width: of the lines, px; by default 1/320 of the image's longer side, at least 1.
+
+    Raises:
+        ValueError: `image` is not an image.
+    """
+    import cv2
+
+    drawn = np.ascontiguousarray(check(image)).copy()
+    if width is None:
+        width = max(1, round(max(image.shape[:2]) / 320))
+    limit = (image.shape[1] - 1, image.shape[0] - 1) * 2
+    for x1, y1, x2, y2 in np.minimum(np.floor(boxes).clip(0), limit).astype(int).tolist():
+        cv2.rectangle(drawn, (x1, y1), (x2, y2), colour, width)
+    return drawn
+
+
+def write(image: Image, path: str | os.PathLike[str]) -> None:
+    """Write an image to a file, of the format that the suffix names, whole or not at all.
+
+    Raises:
+        ValueError: `image` is not an image, or no format has that suffix.
+        ImageError: the file cannot be written.
+    """
+    from PIL import Image as PILImage
+
+    path = Path(path)
+    PILImage.init()
+    if path.suffix.lower() not in PILImage.EXTENSION:
+        raise ValueError(f"no image format has the suffix of {path}: use .png or .jpg")
+    picture = PILImage.fromarray(check(image))
+    options: dict[str, Any] = (
+        {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    )
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(partial, **options)
+        os.replace(partial, path)
+    except OSError as error:
+        raise ImageError(f"cannot write {path}: {_reason(error)}") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,175 @@
+"""Which parts of a photo the network looks at, and at which scales.
+
+One look finds faces from a few pixels up to somewhat more than the largest anchor. Photos in which
+a face could be larger are looked at again, reduced, until a face that fills the frame fits the
+largest anchor. Photos too large for one look are cut into overlapping tiles. Each look reports
+only the sizes that it sees best, and no face that the border of its tile cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, log, sqrt
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+#: Side of a tile, px.
+TILE = 1280
+#: ``tile="auto"`` cuts photos whose longer side is larger than this, px.
+TILE_FROM = 2048
+#: Scales follow one another by at most this factor, so that every size is seen well at one.
+MAX_STEP = 6.0
+#: A look reports faces up to this factor above the largest anchor (IoU ½ with it).
+REACH = sqrt(2.0)
+#: A box this close to an inner border of its tile, px, or in parts of its own size, is cut by it.
+CUT_PX = 2.0
+CUT_FRACTION = 0.04
+
+
+@dataclass(frozen=True)
+class View:
+    """One look at a photo: a window of the photo reduced to `image_size`.
+
+    Attributes:
+        level: 0 is the finest scale.
+        image_size: (height, width) px of the whole photo at this scale.
+        window: ``y1 x1 y2 x2`` px at this scale.
+        sizes: (from, up to) px at this scale: the square root of the area of faces to report.
+    """
+
+    level: int
+    image_size: tuple[int, int]
+    window: tuple[int, int, int, int]
+    sizes: tuple[float, float]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) px of the window."""
+        y1, x1, y2, x2 = self.window
+        return y2 - y1, x2 - x1
+
+    def place(
+        self,
+        boxes: Float32[np.ndarray, "M 4"],
+        scores: Float32[np.ndarray, "M"],
+        photo_size: tuple[int, int],
+    ) -> tuple[Float32[np.ndarray, "K 4"], Float32[np.ndarray, "K"]]:
+        """Boxes of this view that are its to report, in px of the photo.
+
+        Args:
+            boxes: (M, 4) px of the window, clipped to it.
+            scores: (M,).
+            photo_size: (height, width) px of the photo.
+        """
+        kept = self._uncut(boxes) & self._of_its_sizes(boxes)
+        y1, x1, _, _ = self.window
+        scale_y, scale_x = np.divide(photo_size, self.image_size)
+        shift = np.array([x1, y1, x1, y1], dtype=np.float32)
+        scale = np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
+        return (boxes[kept] + shift) * scale, scores[kept]
+
+    def _of_its_sizes(self, boxes: Float32[np.ndarray, "M 4"]) -> Bool[np.ndarray, "M"]:
+        side: np.ndarray = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+        return (side >= self.sizes[0]) & (side <= self.sizes[1])
+
+    def _uncut(self, boxes: Float32[np.ndarray, "M 4"]) -> Bool[np.ndarray, "M"]:
+        """Which boxes keep off the borders that the photo does not share."""
+        y1, x1, y2, x2 = self.window
+        height, width = self.size
+        reach = np.maximum(CUT_PX, (boxes[:, 2:] - boxes[:, :2]) * CUT_FRACTION)
+        uncut = np.ones(len(boxes), dtype=bool)
+        if x1 > 0:
+            uncut &= boxes[:, 0] > reach[:, 0]
+        if y1 > 0:
+            uncut &= boxes[:, 1] > reach[:, 1]
+        if x2 < self.image_size[1]:
+            uncut &= boxes[:, 2] < width - reach[:, 0]
+        if y2 < self.image_size[0]:
+            uncut &= boxes[:, 3] < height - reach[:, 1]
+        return uncut
+
+
+def plan(
+    size: tuple[int, int],
+    largest_anchor: float,
+    *,
+    max_side: int | None = None,
+    tile: bool | int | str = "auto",
+) -> list[View]:
+    """Choose the views of a photo, finest first.
+
+    Args:
+        size: (height, width) px of the photo.
+        largest_anchor: side of the model's largest anchor, px.
+        max_side: the finest scale reduces the photo's longer side to at most this many px.
+        tile: False: never cut; True or a side in px: cut what is larger than a tile; ``auto``: cut
+            what is longer than `TILE_FROM` into tiles of `TILE`.
+    """
+    side = tile if isinstance(tile, int) and not isinstance(tile, bool) else TILE
+    shrink = min(1.0, max_side / max(size)) if max_side else 1.0
+    finest = _scaled(size, shrink)
+    cuts = tile is not False and max(finest) > (TILE_FROM if tile == "auto" else side)
+    overlap = ceil(min(largest_anchor, side / 2) / 2)
+    # A face larger than the overlap may be cut by every tile, so the next scale must see it.
+    largest = 2.0 * overlap if cuts else largest_anchor
+    smallest = largest / (2 * MAX_STEP)
+    spans = sqrt(finest[0] * finest[1]) / largest
+    steps = 0 if spans <= REACH else ceil(log(spans) / log(MAX_STEP))
+    views = []
+    for level in range(steps + 1):
+        scaled = _scaled(size, shrink * spans ** (-level / steps)) if steps else finest
+        sizes = (
+            smallest if level else 0.0,
+            largest * REACH if level < steps else float("inf"),
+        )
+        for window in _windows(scaled, side if cuts else max(scaled), overlap):
+            views.append(View(level, scaled, window, sizes))
+    return views
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _windows(size: tuple[int, int], side: int, overlap: int) -> Iterator[tuple[int, int, int, int]]:
+    """Windows of at most `side` px that cover `size` and overlap by at least `overlap` px."""
+    rows, columns = (_starts(length, side, overlap) for length in size)
+    for y in rows:
+        for x in columns:
+            yield y, x, min(y + side, size[0]), min(x + side, size[1])
+
+
+def _starts(length: int, side: int, overlap: int) -> list[int]:
+    if length <= side:
+        return [0]
+    count = ceil((length - overlap) / (side - overlap))
+    return [round(i * (length - side) / (count - 1)) for i in range(count)]
+
+
+def fragments(
+    boxes: Float32[np.ndarray, "M 4"],
+    scores: Float32[np.ndarray, "M"],
+    levels: np.ndarray,
+) -> Bool[np.ndarray, "M"]:
+    """Which boxes are part of a large face that a coarser look found whole.
+
+    A window over half a face can look like a face. Such a box lies in the whole face's box, is
+    no better, came from a finer scale, and is large: at least a quarter of the whole.
+    """
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    is_fragment = np.zeros(len(boxes), dtype=bool)
+    for whole in np.flatnonzero(levels > 0):
+        top_left = np.maximum(boxes[:, :2], boxes[whole, :2])
+        bottom_right = np.minimum(boxes[:, 2:], boxes[whole, 2:])
+        inside = np.prod((bottom_right - top_left).clip(min=0), axis=1)
+        is_fragment |= (
+            (inside >= 0.8 * area)
+            & (area >= area[whole] / 16)
+            & (levels < levels[whole])
+            & (scores <= scores[whole])
+            # Overlapping as one face does: that is for non-maximum suppression to decide.
+            & (area <= area[whole] / 2)
+        )
+    return is_fragment
