@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float
-from numpy.lib.stride_tricks import as_strided
+from numpy.lib.stride_tricks import sliding_window_view
 
 from faceresnet.nn.functional import Backward3
 from faceresnet.nn.shapes import Array, Pair, check_delta
@@ -87,14 +87,11 @@ def _rows(
     image: Array, out: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int]
 ) -> Iterator[Array]:
     """Windows of one image after the other, (H_out·W_out, K_h·K_w·C), all in the same memory."""
-    _, _, _, c = image.shape
-    _, down, right, step = image.strides
-    rows = np.empty((*out, kernel[0], kernel[1] * c), dtype=image.dtype)
-    for one in image:
-        rows[...] = as_strided(
-            one,
-            shape=rows.shape,
-            strides=(down * stride[0], right * stride[1], down, step),
-            writeable=False,
-        )
-        yield rows.reshape(out[0] * out[1], kernel[0] * kernel[1] * c)
+    r, h, w, c = image.shape
+    window = (kernel[0], kernel[1] * c)  # K_h rows of K_w pixels, the channels of each side by side
+    windows = sliding_window_view(image.reshape(r, h, w * c), window, axis=(1, 2))
+    windows = windows[:, :: stride[0], :: stride[1] * c]
+    rows = np.empty((*out, *window), dtype=image.dtype)
+    for one in range(r):
+        rows[...] = windows[one]
+        yield rows.reshape(out[0] * out[1], window[0] * window[1])

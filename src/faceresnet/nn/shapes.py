@@ -72,7 +72,7 @@ def pair(name: str, value: Pair, minimum: int) -> tuple[int, int]:
     Raises:
         ValueError: when it is neither an int nor a pair of ints, or too small.
     """
-    both = (value, value) if isinstance(value, int | np.integer) else tuple(value)
+    both = value if isinstance(value, tuple) else (value, value)
     if len(both) != 2 or not all(isinstance(one, int | np.integer) for one in both):
         raise ValueError(f"{name} must be an int or a pair (height, width) of ints, got {value!r}")
     if min(both) < minimum:
