@@ -1,0 +1,1 @@
+"""FaceResNet in PyTorch: the network, its loss, its data and its training (extra ``[train]``)."""

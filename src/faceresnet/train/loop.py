@@ -1,0 +1,423 @@
+"""The training run: Lightning drives, this says what a step is.
+
+A run folder holds ``recipe.json`` (everything needed to repeat it), ``checkpoints/last.ckpt`` and
+``best.ckpt``, ``metrics.jsonl`` and TensorBoard's events. Every batch is a function of the run's seed
+and the iteration, and checkpoints hold weights, averages and optimiser, so a run that is killed and
+resumed ends as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    RichProgressBar,
+)
+from lightning.pytorch.loggers import TensorBoardLogger
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from faceresnet import images
+from faceresnet.anchors import make_anchors
+from faceresnet.detector import postprocess
+from faceresnet.errors import TrainingError
+from faceresnet.evaluation import EVALUATION_THRESHOLD, evaluate, predict
+from faceresnet.spec import ModelSpec
+from faceresnet.train import recipes
+from faceresnet.train.augment import make_batch
+from faceresnet.train.backbone import load_imagenet
+from faceresnet.train.losses import detection_loss
+from faceresnet.train.model import FaceResNet
+from faceresnet.train.photos import PhotoSet
+from faceresnet.train.recipes import Recipe, Schedule
+from faceresnet.train.targets import Faces, Targets, assign_adaptively, assign_by_iou
+from faceresnet.widerface import Photo
+
+RECIPE_FILE = "recipe.json"
+JOURNAL_FILE = "metrics.jsonl"
+LAST = Path("checkpoints/last.ckpt")
+BEST = Path("checkpoints/best.ckpt")
+
+
+class Batches(Dataset[tuple[Tensor, Faces]]):
+    """The batches of one epoch, each made when it is asked for."""
+
+    def __init__(
+        self, photos: PhotoSet, recipe: Recipe, first: int, count: int, rank: int = 0
+    ) -> None:
+        self.photos, self.recipe = photos, recipe
+        self.first, self.count, self.rank = first, count, rank
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Faces]:
+        """Batch `index` of the epoch: images (N, S, S, 3) uint8 and their faces."""
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        seed = (self.recipe.seed, self.rank, self.first + index)
+        batch = self.recipe.schedule.batch
+        return make_batch(self.photos, self.recipe.augmentation, batch, seed)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What `TorchDetector` found: boxes (M, 4) px and scores (M,)."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+
+
+class TorchDetector:
+    """A network in training as a detector: letterbox, forward, and the shared `postprocess`."""
+
+    def __init__(self, model: FaceResNet, spec: ModelSpec) -> None:
+        self.model, self.spec = model, spec
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray) -> Found:
+        """Detect in (H, W, 3) uint8 RGB, down to the lowest score an evaluation needs."""
+        padded = images.letterbox(image, self.spec.size_multiple)
+        device = next(self.model.parameters()).device
+        logits, deltas = self.model(torch.tensor(padded, device=device)[None])
+        anchors = make_anchors(self.spec.levels, (padded.shape[0], padded.shape[1]))
+        boxes, scores = postprocess(
+            logits[0].float().cpu().numpy(),
+            deltas[0].float().cpu().numpy(),
+            anchors,
+            self.spec,
+            EVALUATION_THRESHOLD,
+            (image.shape[0], image.shape[1]),
+        )
+        return Found(boxes, scores)
+
+
+class Training(lightning.LightningModule):
+    """One network learning by one recipe."""
+
+    def __init__(self, recipe: Recipe, folder: Path, validation: Sequence[Photo] = ()) -> None:
+        super().__init__()
+        self.recipe, self.folder, self.validation = recipe, folder, tuple(validation)
+        self.model = FaceResNet(recipe.network)
+        self._anchors: dict[tuple[int, int], Tensor] = {}
+
+    def anchors(self, size: tuple[int, int]) -> Tensor:
+        """(R, 4) anchors for images of `size` (height, width) px, on this module's device."""
+        if size not in self._anchors:
+            made = make_anchors(self.recipe.network.levels, size)
+            self._anchors[size] = torch.tensor(made, device=self.device)
+        return self._anchors[size]
+
+    def targets(self, anchors: Tensor, faces: Faces, n: int, size: tuple[int, int]) -> Targets:
+        """The recipe's assignment of anchors to faces."""
+        loss = self.recipe.loss
+        if loss.assigner == "adaptive":
+            return assign_adaptively(anchors, faces, n, self.recipe.network.levels, size)
+        return assign_by_iou(
+            anchors, faces, n, loss.positive_iou, loss.negative_iou, loss.best_anchor
+        )
+
+    def training_step(self, batch: tuple[Tensor, Faces], index: int) -> Tensor:
+        """The loss of one batch (equation 61)."""
+        images_, faces = batch
+        size = (images_.shape[1], images_.shape[2])
+        anchors = self.anchors(size)
+        logits, deltas = self.model(images_)
+        with torch.autocast(self.device.type, enabled=False):
+            targets = self.targets(anchors, faces, len(images_), size)
+            scales = self.recipe.network.delta_scales
+            terms = detection_loss(logits, deltas, anchors, targets, scales, self.recipe.loss)
+        if not torch.isfinite(terms["loss"]):
+            self._stop(batch, terms)
+        for name, value in terms.items():
+            self.log(
+                name,
+                value.detach(),
+                on_step=False,
+                on_epoch=True,
+                prog_bar=True,
+                batch_size=len(images_),
+            )
+        return terms["loss"]
+
+    def _stop(self, batch: tuple[Tensor, Faces], terms: dict[str, Tensor]) -> None:
+        file = self.folder / "nonfinite.pt"
+        images_, faces = batch
+        torch.save(
+            {"images": images_.cpu(), "boxes": faces.boxes.cpu(), "image": faces.image.cpu()}, file
+        )
+        raise TrainingError(
+            f"the loss is {terms['loss'].item()} at iteration {self.global_step}: the batch is "
+            f"saved in {file}. Lower schedule.rate, or go on from an earlier checkpoint."
+        )
+
+    def configure_optimizers(self) -> Any:
+        """The recipe's optimiser, with warm-up and decay by iteration."""
+        s = self.recipe.schedule
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        plain = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": s.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        optimiser: torch.optim.Optimizer
+        if s.optimiser == "sgd":
+            optimiser = torch.optim.SGD(groups, s.rate, s.momentum)
+        else:
+            optimiser = torch.optim.AdamW(groups, s.rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: rate_factor(s, i))
+        return {
+            "optimizer": optimiser,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        """Measure AP on all validation photos at their original size, in the one batch there is."""
+        detector = TorchDetector(self.model, make_spec(self.recipe))
+        found = predict(detector, self.validation, protocol="original")
+        report = evaluate(found, self.validation, protocol="original")
+        self.log("ap", report.ap, prog_bar=True, batch_size=1, sync_dist=True)
+        for event, curve in report.events.items():
+            self.log(f"ap/{event}", curve.ap, batch_size=1, sync_dist=True)
+
+
+def rate_factor(schedule: Schedule, iteration: int) -> float:
+    """Share of the peak learning rate: linear warm-up, then constant or half a cosine to zero."""
+    if iteration < schedule.warmup:
+        return (iteration + 1) / schedule.warmup
+    if schedule.decay == "constant":
+        return 1.0
+    done = (iteration - schedule.warmup) / max(1, schedule.iterations - schedule.warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def make_spec(recipe: Recipe, **changes: Any) -> ModelSpec:
+    """The specification of a recipe's model."""
+    network = recipe.network
+    spec = ModelSpec(
+        name=recipe.name,
+        levels=network.levels,
+        delta_scales=network.delta_scales,
+        size_multiple=network.size_multiple,
+        recipe=recipe.name,
+    )
+    return replace(spec, **changes)
+
+
+class Data(lightning.LightningDataModule):
+    """Epoch after epoch of batches; epoch e starts at iteration e · `Schedule.epoch`."""
+
+    def __init__(self, photos: PhotoSet, recipe: Recipe, workers: int) -> None:
+        super().__init__()
+        self.photos, self.recipe, self.workers = photos, recipe, workers
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Faces]]:
+        """The batches of the epoch that starts."""
+        assert self.trainer is not None
+        schedule = self.recipe.schedule
+        first = self.trainer.current_epoch * schedule.epoch
+        count = max(0, min(schedule.epoch, schedule.iterations - first))
+        batches = Batches(self.photos, self.recipe, first, count, self.trainer.global_rank)
+        return DataLoader(batches, batch_size=None, num_workers=self.workers)
+
+    def val_dataloader(self) -> list[int]:
+        """One batch; `Training.validation_step` reads the photos itself."""
+        return [0]
+
+
+class Journal(Callback):
+    """A line of JSON in ``metrics.jsonl`` for each epoch."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Lightning's hook."""
+        if not trainer.is_global_zero:
+            return
+        values = {name: round(float(v), 6) for name, v in trainer.callback_metrics.items()}
+        line = {"iteration": trainer.global_step, "time": round(time.time()), **values}
+        with self.file.open("a") as out:
+            out.write(json.dumps(line) + "\n")
+
+
+def train(
+    recipe: Recipe,
+    training: Sequence[Photo],
+    validation: Sequence[Photo],
+    folder: Path,
+    *,
+    resume: bool = False,
+    init: Path | None = None,
+    data_device: str = "cpu",
+    keep: str = "decoded",
+    workers: int = 1,
+    compiled: bool = False,
+    accelerator: str = "auto",
+    devices: int | str = "auto",
+    strategy: str = "auto",
+    nodes: int = 1,
+    progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] = iter,
+) -> Path:
+    """Train a recipe, or go on with a run.
+
+    Args:
+        recipe: what to train; to resume it must be the one in the run folder.
+        training: photos to learn from.
+        validation: photos to measure AP on; none measures nothing.
+        folder: the run folder.
+        resume: go on from its last checkpoint.
+        init: weights to start from (`load_weights`).
+        data_device: ``cuda`` keeps photos in GPU memory and makes the batches there.
+        keep: ``decoded`` or ``encoded`` (`PhotoSet`).
+        workers: processes that make batches, for photos in main memory.
+        compiled: let ``torch.compile`` fuse the network; pays on GPUs.
+        accelerator: Lightning's: ``auto``, ``cpu`` or ``gpu``.
+        devices: Lightning's: how many.
+        strategy: Lightning's, for several GPUs or machines.
+        nodes: how many machines.
+        progress: wraps the iterator over the photos read, to show it.
+
+    Returns:
+        the last checkpoint.
+
+    Raises:
+        TrainingError: nothing to resume, a run that is already there, or a non-finite loss.
+    """
+    last = folder / LAST
+    if resume and not last.exists():
+        raise TrainingError(f"{folder} holds no checkpoint to resume: start without --resume")
+    if not resume and last.exists():
+        raise TrainingError(f"{folder} already holds a run: go on with --resume, or name another")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / RECIPE_FILE, recipes.to_json(recipe))
+
+    lightning.seed_everything(recipe.seed, verbose=False)
+    module = Training(recipe, folder, validation)
+    if init is not None and not resume:
+        load_weights(module.model, init)
+    if compiled:
+        module.model.compile()
+    photos = PhotoSet(
+        training,
+        device=data_device,
+        keep=keep,
+        event_weights=recipe.augmentation.event_weights,
+        progress=progress,
+    )
+    schedule = recipe.schedule
+    interactive = sys.stderr.isatty()
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            folder / LAST.parent,
+            filename="last",
+            save_top_k=1,
+            monitor=None,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        ),
+        Journal(folder / JOURNAL_FILE),
+    ]
+    if validation:
+        callbacks.append(
+            ModelCheckpoint(
+                folder / BEST.parent,
+                filename="best",
+                monitor="ap",
+                mode="max",
+                enable_version_counter=False,
+                save_on_train_epoch_end=False,
+            )
+        )
+    if schedule.average:
+        callbacks.append(EMAWeightAveraging(decay=schedule.average))
+    if interactive:
+        callbacks.append(RichProgressBar())
+    trainer = lightning.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        strategy=strategy,
+        num_nodes=nodes,
+        precision="bf16-mixed" if schedule.bf16 and has_bf16(accelerator) else "32-true",
+        max_epochs=math.ceil(schedule.iterations / schedule.epoch),
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+        check_val_every_n_epoch=schedule.validate_every,
+        limit_val_batches=None if validation else 0,
+        num_sanity_val_steps=0,
+        gradient_clip_val=schedule.clip or None,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+        log_every_n_steps=min(50, schedule.epoch),
+        enable_progress_bar=interactive,
+        enable_model_summary=False,
+    )
+    data = Data(photos, recipe, workers if data_device == "cpu" else 0)
+    trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=False)
+    return last
+
+
+def has_bf16(accelerator: str) -> bool:
+    """Whether the processor that will train computes in bfloat16 natively."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("bf16"))
+
+
+def load_weights(model: FaceResNet, file: Path) -> None:
+    """Start from weights: a run's checkpoint, a shipped ``.safetensors``, or torchvision's ResNet.
+
+    Raises:
+        TrainingError: the file holds none of these, or of another network.
+    """
+    if file.suffix != ".ckpt" and file.suffix != ".safetensors":
+        load_imagenet(model.backbone, file)
+        return
+    try:
+        if file.suffix == ".safetensors":
+            state = load_file(file)
+        else:
+            saved = torch.load(file, map_location="cpu", weights_only=False)["state_dict"]
+            state = {name.removeprefix("model."): value for name, value in saved.items()}
+        model.load_state_dict(state)
+    except Exception as error:
+        raise TrainingError(
+            f"{file} does not fit this recipe's network: {error}. "
+            "Expected a checkpoint or .safetensors of the same recipe."
+        ) from error
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.replace(file)
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe of a run.
+
+    Raises:
+        TrainingError: the folder is no run.
+    """
+    try:
+        return recipes.from_json(json.loads((folder / RECIPE_FILE).read_text()))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise TrainingError(
+            f"{folder} is not a run folder: {RECIPE_FILE} cannot be read ({error})"
+        ) from error

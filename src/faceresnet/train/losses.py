@@ -1,0 +1,133 @@
+"""The detection loss: focal classification and box regression (paper, equations 59–61)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from faceresnet.boxes import MAX_LOG_RATIO
+from faceresnet.train.targets import Targets, pairwise_iou
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The numbers of the loss.
+
+    Attributes:
+        assigner: ``iou`` (the paper's thresholds) or ``adaptive`` (`targets.assign_adaptively`).
+        positive_iou: for ``iou``, at least this IoU makes an anchor positive.
+        negative_iou: for ``iou``, less than this makes it background; between, it is left out.
+        best_anchor: for ``iou``, every face keeps its best anchor whatever the overlap.
+        gamma: focusing exponent of the focal loss.
+        alpha: weight of the foreground; the background's is 1.
+        quality: teach the classifier the IoU of the box predicted, not 1 (Li et al. 2020).
+        box_loss: ``smooth_l1`` on the deltas or ``diou`` on the decoded boxes.
+        box_weight: factor of the box loss.
+        per_positive: divide the classification loss by the number of positive anchors (RetinaNet)
+            instead of by the number of all anchors (equation 61).
+    """
+
+    assigner: str = "adaptive"
+    positive_iou: float = 0.5
+    negative_iou: float = 0.4
+    best_anchor: bool = True
+    gamma: float = 2.0
+    alpha: float = 1.0
+    quality: bool = True
+    box_loss: str = "diou"
+    box_weight: float = 2.0
+    per_positive: bool = True
+
+    def __post_init__(self) -> None:
+        if self.assigner not in ("iou", "adaptive"):
+            raise ValueError(f"assigner must be iou or adaptive, got {self.assigner!r}")
+        if self.box_loss not in ("smooth_l1", "diou"):
+            raise ValueError(f"box_loss must be smooth_l1 or diou, got {self.box_loss!r}")
+
+
+def decode(deltas: Tensor, anchors: Tensor, scales: tuple[float, float]) -> Tensor:
+    """`boxes.decode` with gradients: deltas and anchors (P, 4) → boxes (P, 4) px."""
+    anchor_size = anchors[:, 2:] - anchors[:, :2]
+    centre = (anchors[:, :2] + anchors[:, 2:]) / 2 + deltas[:, :2] * anchor_size * scales[0]
+    half = anchor_size * (deltas[:, 2:] * scales[1]).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp() / 2
+    return torch.cat([centre - half, centre + half], dim=1)
+
+
+def encode(boxes: Tensor, anchors: Tensor, scales: tuple[float, float]) -> Tensor:
+    """`boxes.encode` on tensors: boxes and anchors (P, 4) px → deltas (P, 4)."""
+    size, anchor_size = boxes[:, 2:] - boxes[:, :2], anchors[:, 2:] - anchors[:, :2]
+    shift = (boxes[:, :2] + boxes[:, 2:] - anchors[:, :2] - anchors[:, 2:]) / 2
+    return torch.cat(
+        [shift / anchor_size / scales[0], (size / anchor_size).log() / scales[1]], dim=1
+    )
+
+
+def focal_loss(logits: Tensor, targets: Tensor, gamma: float, alpha: float) -> Tensor:
+    """Focal loss of each logit (equation 60; Lin et al. 2017), for hard and soft targets.
+
+    With target t and p = sigmoid(logit): |t − p|^γ · cross entropy(p, t), times α where t > 0.
+    For t in {0, 1} this is the focal loss; for t between, the quality focal loss of Li et al. 2020.
+    """
+    error = (targets - logits.sigmoid()).abs()
+    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    weight = torch.where(targets > 0, alpha, 1.0)
+    return weight * error**gamma * entropy
+
+
+def diou_loss(boxes: Tensor, faces: Tensor) -> Tensor:
+    """1 − IoU + squared centre distance over squared enclosing diagonal (Zheng et al. 2020)."""
+    low = torch.minimum(boxes[:, :2], faces[:, :2])
+    high = torch.maximum(boxes[:, 2:], faces[:, 2:])
+    diagonal = ((high - low) ** 2).sum(1).clamp(min=1e-9)
+    shift = (boxes[:, :2] + boxes[:, 2:] - faces[:, :2] - faces[:, 2:]) / 2
+    return 1 - pairwise_iou(boxes, faces) + (shift**2).sum(1) / diagonal
+
+
+def detection_loss(
+    logits: Tensor,
+    deltas: Tensor,
+    anchors: Tensor,
+    targets: Targets,
+    scales: tuple[float, float],
+    loss: Loss,
+) -> dict[str, Tensor]:
+    """The total of equation 61 and its two terms.
+
+    Args:
+        logits: (N, R).
+        deltas: (N, R, 4).
+        anchors: (R, 4) px.
+        targets: of the same batch.
+        scales: of the deltas.
+        loss: which terms, and how they are weighed.
+
+    Returns:
+        scalars ``loss``, ``classification`` and ``boxes``.
+    """
+    logits, deltas = logits.float(), deltas.float()
+    positives = max(len(targets.positive), 1)
+    chosen_deltas = deltas.flatten(0, 1)[targets.positive]
+    chosen_anchors = anchors[targets.positive % len(anchors)]
+    boxes = decode(chosen_deltas, chosen_anchors, scales)
+    if loss.box_loss == "smooth_l1":
+        wanted = encode(targets.boxes, chosen_anchors, scales)
+        box_terms = F.smooth_l1_loss(chosen_deltas, wanted, reduction="none").sum(1)
+    else:
+        box_terms = diou_loss(boxes, targets.boxes)
+    box_term = box_terms.sum() / positives
+
+    labels = torch.zeros_like(logits).flatten()
+    quality = pairwise_iou(boxes.detach(), targets.boxes) if loss.quality else 1.0
+    labels[targets.positive] = torch.as_tensor(quality, device=labels.device, dtype=labels.dtype)
+    terms = focal_loss(logits, labels.view_as(logits), loss.gamma, loss.alpha)
+    counted = ~targets.ignored
+    divisor = positives if loss.per_positive else counted.sum().clamp(min=1)
+    classification = (terms * counted).sum() / divisor
+    return {
+        "loss": classification + loss.box_weight * box_term,
+        "classification": classification.detach(),
+        "boxes": box_term.detach(),
+    }

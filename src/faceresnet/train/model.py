@@ -1,0 +1,213 @@
+"""FaceResNet: a residual backbone, a feature pyramid and two shared heads (paper, section 5.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from faceresnet.anchors import Level
+from faceresnet.train.backbone import ResNet, conv
+
+#: Mean and standard deviation of ImageNet's red, green and blue, for pixels in [0, 255].
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class Network:
+    """The numbers that make one FaceResNet; there is no other code for another size.
+
+    Attributes:
+        levels: the pyramid and its anchors, strides rising by 2 from 4 or 8; the same A everywhere.
+        block: backbone block, ``basic`` or ``bottleneck``.
+        depths: backbone blocks in each stage.
+        planes: backbone width in each stage, before the block's expansion.
+        stem: channels of the first convolution.
+        stem_kernel: side of the first convolution.
+        max_pool: pooling after it, as in ResNet.
+        pyramid: channels of the feature pyramid.
+        head_block: ``bottleneck`` (the paper's residual blocks) or ``conv`` (3×3 convolutions).
+        head_blocks: blocks in each of the two heads.
+        prior: probability of a face that the untrained classifier gives everywhere (Lin et al.
+            2017, section 4.1); None starts at 0.5 as the paper does.
+        delta_scales: divisors of centre offsets and log sizes (`boxes.encode`).
+    """
+
+    levels: tuple[Level, ...]
+    block: str
+    depths: tuple[int, ...]
+    planes: tuple[int, ...]
+    stem: int = 64
+    stem_kernel: int = 7
+    max_pool: bool = True
+    pyramid: int = 256
+    head_block: str = "bottleneck"
+    head_blocks: int = 8
+    prior: float | None = 0.01
+    delta_scales: tuple[float, float] = (0.1, 0.2)
+
+    def __post_init__(self) -> None:
+        strides = [level.stride for level in self.levels]
+        if strides[0] not in (4, 8) or strides != [strides[0] << i for i in range(len(strides))]:
+            raise ValueError(f"strides must double from 4 or 8, got {strides}")
+        if strides[-1] < 32:
+            raise ValueError(f"the pyramid must reach stride 32, got {strides}")
+        if len({level.anchors_per_cell for level in self.levels}) != 1:
+            raise ValueError("every level needs the same number of anchors: the heads are shared")
+        if self.head_block not in ("bottleneck", "conv"):
+            raise ValueError(f"head_block must be bottleneck or conv, got {self.head_block!r}")
+
+    @property
+    def anchors_per_cell(self) -> int:
+        """A: anchors in each cell."""
+        return self.levels[0].anchors_per_cell
+
+    @property
+    def size_multiple(self) -> int:
+        """px; sides of the input must be multiples of it, so that the top-down path nests.
+
+        Coarser levels than the backbone's last round up and ask for nothing.
+        """
+        return 32
+
+
+class FeaturePyramid(nn.Module):
+    """Top-down feature pyramid (Lin et al. 2016), with RetinaNet's extra coarse levels."""
+
+    def __init__(self, c_in: list[int], channels: int, extra: int) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList([nn.Conv2d(c, channels, 1) for c in c_in])
+        self.output = nn.ModuleList([nn.Conv2d(channels, channels, 3, padding=1) for _ in c_in])
+        self.extra = nn.ModuleList(
+            nn.Conv2d(c_in[-1] if i == 0 else channels, channels, 3, 2, padding=1)
+            for i in range(extra)
+        )
+
+    def forward(self, stages: list[Tensor]) -> list[Tensor]:
+        """Backbone stages, fine to coarse → levels of equal width, fine to coarse."""
+        merged = [lateral(x) for lateral, x in zip(self.lateral, stages, strict=True)]
+        for i in range(len(merged) - 2, -1, -1):
+            merged[i] = merged[i] + F.interpolate(merged[i + 1], scale_factor=2.0, mode="nearest")
+        levels = [output(x) for output, x in zip(self.output, merged, strict=True)]
+        x = stages[-1]
+        for i, downsample in enumerate(self.extra):
+            x = downsample(x if i == 0 else F.relu(x))
+            levels.append(x)
+        return levels
+
+
+class LevelNorm(nn.Module):
+    """Batch normalisation with statistics and affine terms of its own for each level.
+
+    The heads' convolutions are shared, but the levels' features differ in scale: one running
+    average over all of them would fit none at run time.
+    """
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(levels))
+
+    def forward(self, x: Tensor, level: int) -> Tensor:
+        """(N, C, H, W) of one level, normalised."""
+        y: Tensor = self.norms[level](x)
+        return y
+
+
+class ConvBlock(nn.Module):
+    """A 3×3 convolution, normalised and rectified: the light head."""
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__()
+        self.conv = conv(channels, channels, 3)
+        self.norm = LevelNorm(channels, levels)
+
+    def forward(self, x: Tensor, level: int) -> Tensor:
+        """(N, C, H, W) → the same shape."""
+        return F.relu(self.norm(self.conv(x), level))
+
+
+class BottleneckBlock(nn.Module):
+    """A residual bottleneck that keeps its shape: the paper's head."""
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__()
+        planes = channels // 4
+        self.convs = nn.ModuleList(
+            [conv(channels, planes, 1), conv(planes, planes, 3), conv(planes, channels, 1)]
+        )
+        self.norms = nn.ModuleList([LevelNorm(c, levels) for c in (planes, planes, channels)])
+
+    def forward(self, x: Tensor, level: int) -> Tensor:
+        """(N, C, H, W) → the same shape."""
+        y = x
+        for i in range(3):
+            y = self.norms[i](self.convs[i](y), level)
+            if i < 2:
+                y = F.relu(y)
+        return F.relu(x + y)
+
+
+class Head(nn.Module):
+    """One subnetwork, its convolutions shared by all levels."""
+
+    def __init__(self, network: Network, outputs: int, bias: float) -> None:
+        super().__init__()
+        block = BottleneckBlock if network.head_block == "bottleneck" else ConvBlock
+        self.blocks = nn.ModuleList(
+            block(network.pyramid, len(network.levels)) for _ in range(network.head_blocks)
+        )
+        self.predict = nn.Conv2d(network.pyramid, outputs * network.anchors_per_cell, 3, padding=1)
+        nn.init.normal_(self.predict.weight, std=0.01)
+        nn.init.constant_(self.predict.bias, bias)
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        """Levels of (N, C, H, W) → (N, R · outputs), in the anchors' order."""
+        flat = []
+        for level, x in enumerate(levels):
+            for block in self.blocks:
+                x = block(x, level)
+            flat.append(self.predict(x).permute(0, 2, 3, 1).flatten(1))
+        return torch.cat(flat, dim=1)
+
+
+class FaceResNet(nn.Module):
+    """The whole network: uint8 photos in, a logit and four deltas for each anchor out."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self.backbone = ResNet(
+            network.block,
+            network.depths,
+            network.planes,
+            network.stem,
+            network.stem_kernel,
+            network.max_pool,
+        )
+        self.first_stage = 0 if network.levels[0].stride == 4 else 1
+        stages = self.backbone.channels[self.first_stage :]
+        self.pyramid = FeaturePyramid(stages, network.pyramid, len(network.levels) - len(stages))
+        bias = 0.0 if network.prior is None else -log((1 - network.prior) / network.prior)
+        self.classify = Head(network, 1, bias)
+        self.regress = Head(network, 4, 0.0)
+        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Photos to predictions.
+
+        Args:
+            images: (N, H, W, 3) RGB in [0, 255], uint8 or float; sides multiples of
+                `Network.size_multiple`.
+
+        Returns:
+            logits (N, R) and deltas (N, R, 4), in the order of `anchors.make_anchors`.
+        """
+        x = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        levels = self.pyramid(self.backbone(x)[self.first_stage :])
+        deltas = self.regress(levels)
+        return self.classify(levels), deltas.view(deltas.shape[0], -1, 4)

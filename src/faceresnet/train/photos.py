@@ -1,0 +1,81 @@
+"""The photos of a data set in memory, ready to be cropped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from faceresnet import images
+from faceresnet.errors import DataError
+from faceresnet.widerface import Photo
+
+
+class PhotoSet:
+    """Photos and their faces, by index.
+
+    ``decoded`` keeps every photo as uint8 on a device, so that nothing but cropping is left to do
+    in training; ``encoded`` keeps the files' bytes and decodes at each access, for sets that do not
+    fit.
+
+    Attributes:
+        device: where the photos and everything made from them lie.
+        faces: for each photo (G, 4) float32 px, within the photo.
+        ignore: for each photo (G,) bool.
+    """
+
+    def __init__(
+        self,
+        photos: Sequence[Photo],
+        *,
+        device: str = "cpu",
+        keep: str = "decoded",
+        event_weights: Sequence[tuple[str, float]] = (),
+        progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] = iter,
+    ) -> None:
+        if keep not in ("decoded", "encoded"):
+            raise ValueError(f"keep must be decoded or encoded, got {keep!r}")
+        if not photos:
+            raise DataError("the data set holds no photos to train on: check its split and events")
+        self.device = torch.device(device)
+        self._names = [photo.name for photo in photos]
+        self._pixels: list[Tensor] = []
+        self._bytes: list[bytes] = []
+        self.faces: list[np.ndarray] = []
+        self.ignore: list[np.ndarray] = []
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for photo, pixels in zip(photos, progress(pool.map(_decode, photos)), strict=True):
+                faces, ignore = photo.faces_within((pixels.shape[0], pixels.shape[1]))
+                self.faces.append(faces)
+                self.ignore.append(ignore)
+                if keep == "decoded":
+                    self._pixels.append(pixels.to(self.device))
+                else:
+                    self._bytes.append(photo.read_bytes())
+        known = dict(event_weights)
+        weights = np.array([known.get(photo.event, 1.0) for photo in photos])
+        if weights.min() < 0 or weights.sum() <= 0:
+            raise ValueError(f"event weights must be positive, got {known}")
+        self._cumulative = np.cumsum(weights / weights.sum())
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Photo `index` as (H, W, 3) uint8 RGB on the device."""
+        if self._pixels:
+            return self._pixels[index]
+        return torch.tensor(images.read(self._bytes[index])).to(self.device)
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """A random photo's index, by the events' weights."""
+        return min(int(np.searchsorted(self._cumulative, rng.random())), len(self) - 1)
+
+
+def _decode(photo: Photo) -> Tensor:
+    return torch.tensor(images.read(photo.read_bytes()))
