@@ -25,9 +25,9 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     contents = {
         "boxes": {f"wider_face_split/wider_face_{s}_bbx_gt.txt": LIST for s in ("train", "val")},
-        "tools": {f"eval_tools/ground_truth/{name}": name for name in MATS},
         "val": {"WIDER_val/images/0--Parade/a.jpg": "val picture"},
         "train": {"WIDER_train/images/0--Parade/a.jpg": "train picture"},
+        "tools": {f"eval_tools/ground_truth/{name}": name for name in MATS},
     }
     contents["tools"]["eval_tools/plot/wider_face_val.mat"] = "another file"
     archives = {}
