@@ -173,6 +173,7 @@ def test_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "WIDER_val").rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match=r"neither .*WIDER_val/images/ nor .*WIDER_val\.zip"):
         read_split(tmp_path, "val")
+    assert [photo.name for photo in read_split(tmp_path, "val", need_images=False)] == NAMES
     (tmp_path / "wider_face_split.zip").write_bytes(b"no archive")
     with pytest.raises(DataError, match="cannot be read"):
         read_split(tmp_path, "train")

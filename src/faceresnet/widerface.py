@@ -141,7 +141,11 @@ class Photo:
 
 
 def read_split(
-    root: str | os.PathLike[str], split: str, *, events: Collection[str] | None = None
+    root: str | os.PathLike[str],
+    split: str,
+    *,
+    events: Collection[str] | None = None,
+    need_images: bool = True,
 ) -> list[Photo]:
     """Read the photos of one split, in the order of its list of faces.
 
@@ -149,6 +153,7 @@ def read_split(
         root: folder laid out as the module's docstring says.
         split: "train" or "val".
         events: only the photos of these events; None for all.
+        need_images: whether the folder must hold the images and not the list of faces alone.
 
     Raises:
         DataError: the list or the images are not there, or a line of the list is broken (named by
@@ -157,11 +162,8 @@ def read_split(
     """
     layout = Layout(Path(root), split)
     text, source = _read_labels(layout)
-    if layout.images.is_dir():
-        archive = False
-    elif layout.images_archive.is_file():
-        archive = True
-    else:
+    archive = not layout.images.is_dir() and layout.images_archive.is_file()
+    if need_images and not archive and not layout.images.is_dir():
         raise DataError(
             f"{source} lists photos, but neither {layout.images}/ nor {layout.images_archive} "
             f"is there: put the {split} images in one of these places."
