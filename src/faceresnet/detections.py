@@ -225,7 +225,7 @@ class Detections:
         )
 
     def to_wider(self, image: str) -> str:
-        """Write WIDER FACE's result layout: name, count, a line ``x y width height score`` for each.
+        """Write WIDER FACE's result layout: name, count, lines of ``x y width height score``.
 
         Args:
             image: name of the photo, without folder and suffix in the official files.

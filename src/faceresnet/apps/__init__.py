@@ -1,0 +1,1 @@
+"""What people do with the detector, each in a file of its own."""

@@ -1,0 +1,104 @@
+"""The ``faceresnet`` command: every command is registered here, and errors end here.
+
+The functions beside this file parse and print; each imports what it needs when it runs, so that
+``faceresnet --help`` stays fast.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from faceresnet import __version__
+from faceresnet.cli import detect
+from faceresnet.errors import FaceResNetError
+
+#: Exit status: part of the work failed; the arguments or the state of the world forbid it;
+#: interrupted from the keyboard.
+PARTLY_FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+
+#: Root of the errors in arguments. Its home moved from click into typer between releases.
+_ArgumentError: type[Exception] = next(
+    c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
+)
+
+app = typer.Typer(
+    name="faceresnet",
+    help="Find faces in photos; train, evaluate and export the detector.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"faceresnet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the trace of an error; works in any place.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(detect.detect)
+app.command()(detect.models)
+app.command()(detect.demo)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 partly failed, 2 refused and said why in a line.
+
+    Args:
+        arguments: instead of the process's own.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = given[: given.index("--")] if "--" in given else given
+    debug = "--debug" in options
+    if debug:
+        given.remove("--debug")
+    sys.exit(_run(given, debug))
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    """Exit status of a command."""
+    try:
+        return app(arguments, standalone_mode=False) or 0
+    except (FaceResNetError, ValueError, _ArgumentError) as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # the help is out already
+            return REFUSED
+        if debug:
+            traceback.print_exc()
+        else:
+            print(f"faceresnet: {_message(error)}", file=sys.stderr)
+        return REFUSED
+    except (KeyboardInterrupt, typer.Abort):
+        print("faceresnet: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PARTLY_FAILED
+
+
+def _message(error: Exception) -> str:
+    """What an error says, in one line."""
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    return " ".join(message.split()) or type(error).__name__

@@ -1,0 +1,251 @@
+"""The commands that find faces: detect, models, demo."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from faceresnet.errors import ModelError
+
+T = TypeVar("T")
+
+DETECTOR = "Detector"
+RESULTS = "Results"
+
+Model = Annotated[
+    str,
+    typer.Option(help="Name of a model, or path to an .onnx file.", rich_help_panel=DETECTOR),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        help="Least score to report, 0..1.",
+        show_default="the model's own",
+        rich_help_panel=DETECTOR,
+    ),
+]
+Engine = Annotated[str, typer.Option(help="openvino or onnxruntime.", rich_help_panel=DETECTOR)]
+Device = Annotated[str, typer.Option(help="cpu, gpu, cuda, …", rich_help_panel=DETECTOR)]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="On the CPU.", show_default="one a core", rich_help_panel=DETECTOR),
+]
+
+
+def detect(
+    source: Annotated[
+        list[str],
+        typer.Argument(help="Photos, folders, globs, http(s) addresses, or - for standard input."),
+    ],
+    model: Model = "faceresnet-n",
+    threshold: Threshold = None,
+    max_side: Annotated[
+        int | None,
+        typer.Option(
+            help="Reduce larger photos to this longer side, px: faster, loses small faces.",
+            show_default="full size",
+            rich_help_panel=DETECTOR,
+        ),
+    ] = None,
+    tile: Annotated[
+        str,
+        typer.Option(
+            help="Cut large photos into tiles: auto, on, off, or a side in px.",
+            rich_help_panel=DETECTOR,
+        ),
+    ] = "auto",
+    engine: Engine = "openvino",
+    device: Device = "cpu",
+    threads: Threads = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            help="Refuse photos of more pixels; 0 allows any.",
+            show_default="200,000,000",
+            rich_help_panel=DETECTOR,
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Folder for copies with red boxes.", rich_help_panel=RESULTS),
+    ] = None,
+    json: Annotated[
+        str | None,
+        typer.Option(
+            "--json",
+            "--output",
+            "-o",
+            help="Where the results go, in the layout of --format: a file, a folder, or - for "
+            "standard output.",
+            metavar="FILE|-",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="json, jsonl, csv, coco, or yolo and wider, which fill a folder.",
+            show_default="json",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")
+    ] = False,
+) -> None:
+    """Find the faces in photos.
+
+    Prints a table; --save draws, --json writes numbers. Photos that cannot be read are listed at
+    the end and make the exit status 1.
+    """
+    from faceresnet import images
+    from faceresnet.cli.output import open_results, refuse_overwriting
+    from faceresnet.cli.sources import expand, read_ahead
+    from faceresnet.detector import FaceDetector
+
+    sources = expand(source, recursive=recursive)
+    results = open_results(format, json, hint=save is None)
+    refuse_overwriting(sources, save, results)
+    detector = FaceDetector(
+        model,
+        threshold=threshold,
+        max_side=max_side,
+        tile=parse_tile(tile),
+        engine=engine,
+        device=device,
+        threads=threads,
+    )
+    limit = images.MAX_PIXELS if max_pixels is None else max_pixels or None
+    failures = []
+    with results:
+        for photo, image in _progress(read_ahead(sources, limit), len(sources)):
+            if isinstance(image, Exception):
+                failures.append(image)
+                continue
+            faces = detector(image)
+            results.add(photo, faces)
+            if save:
+                images.write(faces.draw(image), save / photo.picture)
+    for failure in failures:
+        print(f"faceresnet: {failure}", file=sys.stderr)
+    if failures:
+        print(f"faceresnet: {len(failures)} of {len(sources)} not read", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def models(
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Measure the time for a 640×480 photo here, too.")
+    ] = False,
+) -> None:
+    """List the models in this package: size, precision, measured AP, licence note."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from faceresnet import weights
+    from faceresnet.engine import read_spec
+
+    shipped = weights.shipped()
+    if not shipped:
+        raise ModelError(
+            f"this installation ships no model ({weights.SHIPPED} is empty): install the package "
+            "again, or give 'faceresnet detect' a file with --model"
+        )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    columns = ["model", "MB", "precision", "measured AP", "threshold", "licence of the weights"]
+    for column in columns + ["ms at 640×480"] * speed:
+        table.add_column(column, overflow="fold")
+    for name, path in shipped.items():
+        spec = read_spec(path)
+        measured = "\n".join(f"{what}: {value:.3f}" for what, value in spec.measured.items())
+        row = [
+            name,
+            f"{path.stat().st_size / 1e6:.1f}",
+            spec.precision,
+            measured or "not measured",
+            f"{spec.threshold:g}",
+            spec.licence or "not stated",
+        ]
+        table.add_row(*row, *([f"{_median_ms(name):.1f}"] * speed))
+    Console().print(table)
+
+
+def _median_ms(model: str) -> float:
+    """Median time of a whole detection in a grey 640×480 photo, after warming up, in ms."""
+    import time
+
+    import numpy as np
+
+    from faceresnet.detector import FaceDetector
+
+    detector = FaceDetector(model)
+    image = np.full((480, 640, 3), 127, dtype=np.uint8)
+    times_s = []
+    for _ in range(25):
+        start = time.perf_counter()
+        detector(image)
+        times_s.append(time.perf_counter() - start)
+    return float(np.median(times_s[5:]) * 1000)
+
+
+def demo(
+    save: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path(
+        "faceresnet-demo.png"
+    ),
+    model: Model = "faceresnet-n",
+    threshold: Threshold = None,
+    engine: Engine = "openvino",
+    device: Device = "cpu",
+    threads: Threads = None,
+) -> None:
+    """Show the detector at work without any photo of yours: an astronaut and a crowd.
+
+    Needs scikit-image, which brings the pictures: pip install 'faceresnet[demo]'.
+    """
+    from faceresnet import images
+    from faceresnet.apps.demo import make_crowd
+    from faceresnet.detector import FaceDetector
+
+    image, in_picture = make_crowd()
+    detector = FaceDetector(
+        model, threshold=threshold, engine=engine, device=device, threads=threads
+    )
+    faces = detector(image)
+    images.write(faces.draw(image), save)
+    print(f"{len(faces)} faces found, {in_picture} in the picture: see {save}")
+
+
+def parse_tile(text: str) -> bool | int | str:
+    """What --tile means: auto, on, off, or a side in px.
+
+    Raises:
+        ValueError: none of these.
+    """
+    words: dict[str, bool | str] = {"auto": "auto", "on": True, "off": False}
+    if text in words:
+        return words[text]
+    if text.isdecimal():
+        return int(text)
+    raise ValueError(f"--tile must be auto, on, off or a side in px, got '{text}'")
+
+
+def _progress(photos: Iterable[T], count: int) -> Iterable[T]:
+    """Show a bar on standard error where there is more than one photo and somebody looks."""
+    if count < 2:
+        return photos
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(
+        photos,
+        "Detecting",
+        total=count,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,172 @@
+"""Which photos the arguments of a command name, and what they are called in its results."""
+
+from __future__ import annotations
+
+import glob
+import http.client
+import sys
+import urllib.parse
+import urllib.request
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from faceresnet import __version__, images
+from faceresnet.errors import ImageError
+
+#: Files that count as photos when a folder or a glob is searched.
+SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in ["avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp"]
+)
+#: Suffixes kept for pictures with boxes; other formats become .png.
+KEPT_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp"])
+STDIN = "-"
+#: Largest download, and longest silence of a server.
+URL_BYTES = 100_000_000
+URL_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """One photo to look at.
+
+    Attributes:
+        name: what the user calls it: path, address, or ``stdin``.
+        target: where its results go below an output folder, without suffix; unique in one run.
+        path: of its file, None for standard input and addresses.
+    """
+
+    name: str
+    target: PurePath
+    path: Path | None = None
+
+    @property
+    def picture(self) -> PurePath:
+        """`target` with the suffix of a picture."""
+        suffix = PurePath(self.name).suffix if self.path else ""
+        suffix = suffix if suffix.lower() in KEPT_SUFFIXES else ".png"
+        return self.target.with_name(self.target.name + suffix)
+
+    def read(self, max_pixels: int | None) -> images.Image:
+        """Read the photo.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        if self.path is not None:
+            return images.read(self.path, max_pixels=max_pixels)
+        content = sys.stdin.buffer.read() if self.name == "stdin" else _download(self.name)
+        try:
+            return images.read(content, max_pixels=max_pixels)
+        except ImageError as error:
+            raise ImageError(f"{self.name}: {error}") from error
+
+
+def expand(arguments: Sequence[str], *, recursive: bool = False) -> list[Source]:
+    """Photos that the arguments name, each once, in the arguments' order.
+
+    Args:
+        arguments: files, folders, globs, http(s) addresses, ``-`` for standard input.
+        recursive: search folders of folders.
+
+    Raises:
+        ValueError: a folder or a glob holds no photo.
+    """
+    sources: list[Source] = []
+    seen: set[Path | str] = set()
+    taken: set[str] = set()
+    for name, target, path in _named(arguments, recursive):
+        identity = path.resolve() if path else name
+        if identity not in seen:
+            seen.add(identity)
+            sources.append(Source(name, _unique(target, taken), path))
+    return sources
+
+
+def _named(
+    arguments: Sequence[str], recursive: bool
+) -> Iterator[tuple[str, PurePath, Path | None]]:
+    """Name, target and path of every photo, doubles included."""
+    for argument in arguments:
+        path = Path(argument)
+        if argument == STDIN:
+            yield "stdin", PurePath("stdin"), None
+        elif argument.lower().startswith(("http://", "https://")):
+            stem = PurePath(urllib.parse.unquote(urllib.parse.urlsplit(argument).path)).stem
+            yield argument, PurePath(stem or "photo"), None
+        elif path.is_dir():
+            yield from _in_folder(path, recursive)
+        elif not path.exists() and glob.has_magic(argument):
+            found = sorted(Path(match) for match in glob.glob(argument, recursive=True))
+            found = [match for match in found if match.is_file() and _is_photo(match)]
+            if not found:
+                raise ValueError(f"no photo matches {argument}")
+            for match in found:
+                yield str(match), PurePath(match.stem), match
+        else:
+            yield argument, PurePath(path.stem), path
+
+
+def _in_folder(folder: Path, recursive: bool) -> Iterator[tuple[str, PurePath, Path | None]]:
+    found = sorted(folder.rglob("*") if recursive else folder.iterdir())
+    found = [path for path in found if path.is_file() and _is_photo(path)]
+    if not found:
+        hint = "" if recursive else " (--recursive looks into its folders)"
+        raise ValueError(f"there is no photo in the folder {folder}{hint}")
+    for path in found:
+        yield str(path), path.relative_to(folder).with_suffix(""), path
+
+
+def _is_photo(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _unique(target: PurePath, taken: set[str]) -> PurePath:
+    """`target`, or with -2, -3, … if another photo has it; some file systems ignore case."""
+    candidate, number = target, 1
+    while str(candidate).lower() in taken:
+        number += 1
+        candidate = target.with_name(f"{target.name}-{number}")
+    taken.add(str(candidate).lower())
+    return candidate
+
+
+def _download(url: str) -> bytes:
+    """Content of an address.
+
+    Raises:
+        ImageError: it cannot be had, or is larger than `URL_BYTES`.
+    """
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": f"faceresnet/{__version__}"})
+        with urllib.request.urlopen(request, timeout=URL_TIMEOUT_S) as response:
+            content: bytes = response.read(URL_BYTES + 1)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise ImageError(f"cannot download {url}: {getattr(error, 'reason', error)}") from error
+    if len(content) > URL_BYTES:
+        raise ImageError(f"{url} is larger than the limit of {URL_BYTES / 1e6:.0f} MB")
+    return content
+
+
+def read_ahead(
+    sources: Iterable[Source], max_pixels: int | None
+) -> Iterator[tuple[Source, images.Image | ImageError]]:
+    """Every photo, or why it cannot be read; the next is being read meanwhile."""
+
+    def finish(waiting: tuple[Source, Future[images.Image]]) -> images.Image | ImageError:
+        try:
+            return waiting[1].result()
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        waiting: deque[tuple[Source, Future[images.Image]]] = deque()
+        for source in sources:
+            waiting.append((source, reader.submit(source.read, max_pixels)))
+            if len(waiting) > 1:
+                yield waiting[0][0], finish(waiting.popleft())
+        for last in waiting:
+            yield last[0], finish(last)
