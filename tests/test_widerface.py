@@ -212,7 +212,7 @@ def test_result_files_have_the_official_layout(tmp_path: Path) -> None:
 
 def test_results_are_not_mixed_with_others(tmp_path: Path) -> None:
     write_results(tmp_path / "results", {"x/a.jpg": ONE})
-    with pytest.raises(DataError, match="not empty"):
+    with pytest.raises(DataError, match="not an empty folder"):
         write_results(tmp_path / "results", {"x/b.jpg": ONE})
     assert [file.name for file in tmp_path.rglob("*.txt")] == ["a.txt"]
     with pytest.raises(ValueError, match="extension only"):
@@ -278,8 +278,8 @@ def test_results_that_belong_to_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-def test_the_real_photos() -> None:
-    root = Path(os.environ["FACERESNET_DATA"]) / "faces"
+def test_the_real_photos(data_folder: Path) -> None:
+    root = data_folder / "faces"
     photos = read_split(root, "val", events=["wider_small"])
     assert len(photos) == 191
     assert sum(len(photo.faces) for photo in photos) == 4243

@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 
 from faceresnet import boxes as boxes_
-from faceresnet.protocols import EVALUATION_THRESHOLD, PROTOCOLS, predict
+from faceresnet.protocols import EVALUATION_THRESHOLD, PROTOCOLS, check_protocol, predict
 from faceresnet.widerface import Photo, Predictions
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "Report",
     "SizeResult",
     "average_precision",
+    "check_protocol",
     "evaluate",
     "legacy_iou",
     "predict",

@@ -29,17 +29,12 @@ def plot_curves(report: Report, path: str | os.PathLike[str]) -> None:
         ValueError: no picture format has that suffix.
         DataError: the file cannot be written.
     """
-    try:
-        # Not pyplot: it has global state, and would look for a screen.
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("drawing curves", "evaluate") from error
     path = Path(path)
+    check_picture(path)
+    # Not pyplot: it has global state, and would look for a screen.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 5), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    if path.suffix.lower().lstrip(".") not in canvas.get_supported_filetypes():
-        raise ValueError(f"no picture format has the suffix of {path}: use .png, .svg or .pdf")
     axes = figure.subplots()
     for curve in _curves(report):
         axes.plot(curve.recall, curve.precision, label=f"{curve.name}: AP {curve.ap:.4f}")
@@ -62,6 +57,21 @@ def plot_curves(report: Report, path: str | os.PathLike[str]) -> None:
         raise DataError(f"cannot write the curves to {path}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """Make sure that curves can be written to a file of that name.
+
+    Raises:
+        MissingExtraError: Matplotlib is not installed.
+        ValueError: no picture format has that suffix.
+    """
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError as error:
+        raise MissingExtraError("drawing curves", "evaluate") from error
+    if Path(path).suffix.lower().lstrip(".") not in FigureCanvasBase.filetypes:
+        raise ValueError(f"no picture format has the suffix of {path}: use .png, .svg or .pdf")
 
 
 def _curves(report: Report) -> list[Curve]:

@@ -68,8 +68,7 @@ def predict(
         DataError: a photo is missing.
         ImageError: a photo is broken.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    check_protocol(protocol)
     predictions = {}
     for done, photo in enumerate(photos, start=1):
         image = images.read(photo.read_bytes())
@@ -77,6 +76,17 @@ def predict(
         if progress is not None:
             progress(done, len(photos))
     return predictions
+
+
+def check_protocol(protocol: str) -> str:
+    """Give the protocol back if there is one of that name.
+
+    Raises:
+        ValueError: there is not.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    return protocol
 
 
 def _scales(image: np.ndarray, protocol: str) -> tuple[float, ...]:

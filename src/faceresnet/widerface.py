@@ -304,9 +304,8 @@ def write_results(folder: str | os.PathLike[str], predictions: Predictions) -> N
     stems = {_stem(name) for name in predictions}
     if len(stems) < len(predictions):
         raise ValueError("two photos differ in their extension only: they would share a file")
+    check_results_folder(target)
     try:
-        if target.exists() and any(target.iterdir()):
-            raise DataError(f"{target} is not empty: give a new folder for the result files.")
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
             written = Path(temporary) / "results"
@@ -320,6 +319,17 @@ def write_results(folder: str | os.PathLike[str], predictions: Predictions) -> N
             shutil.move(written, target)
     except OSError as error:
         raise DataError(f"cannot write result files to {target}: {error}") from error
+
+
+def check_results_folder(folder: str | os.PathLike[str]) -> None:
+    """Make sure that result files can go to `folder` and will not mix with others.
+
+    Raises:
+        DataError: it is a file, or holds something already.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} is not an empty folder: give a new one for the result files.")
 
 
 def read_results(

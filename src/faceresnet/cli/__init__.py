@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from faceresnet import __version__
-from faceresnet.cli import detect
+from faceresnet.cli import detect, evaluate
 from faceresnet.errors import FaceResNetError
 
 #: Exit status: part of the work failed; the arguments or the state of the world forbid it;
@@ -62,6 +62,8 @@ def _options(
 app.command()(detect.detect)
 app.command()(detect.models)
 app.command()(detect.demo)
+app.command()(evaluate.evaluate)
+app.add_typer(evaluate.data, name="data")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

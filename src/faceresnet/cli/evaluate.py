@@ -1,0 +1,355 @@
+"""The commands that measure: evaluate, and data widerface, which gets what to measure on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from faceresnet.cli.detect import Device, Engine, Model, Threads, parse_tile
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from faceresnet.detector import FaceDetector
+    from faceresnet.evaluation import Report
+    from faceresnet.widerface import Photo, Predictions
+
+TRUTH = "What is to be found"
+RESULTS = "Results"
+
+data = typer.Typer(help="Get data sets.", no_args_is_help=True)
+
+
+def evaluate(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data set laid out as WIDER FACE: WIDER_val/images and wider_face_split, or the "
+            "archives.",
+            metavar="DIR",
+            rich_help_panel=TRUTH,
+        ),
+    ] = None,
+    ground_truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the easy, medium and hard .mat files, or of a data set.",
+            metavar="DIR",
+            show_default="--data",
+            rich_help_panel=TRUTH,
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="train or val.", rich_help_panel=TRUTH)] = "val",
+    event: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only the photos of this event; may be given again.", rich_help_panel=TRUTH
+        ),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Measure these result files in place of a model.",
+            metavar="ZIP|DIR",
+            rich_help_panel="Detector",
+        ),
+    ] = None,
+    model: Model = "faceresnet-n",
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="vga: longer side 640 px; original: own size; multiscale: 0.5, 1 and 2 times it.",
+            show_default="original",
+            rich_help_panel="Detector",
+        ),
+    ] = None,
+    tile: Annotated[
+        str,
+        typer.Option(
+            help="Cut large photos into tiles: auto, on, off, or a side in px.",
+            rich_help_panel="Detector",
+        ),
+    ] = "auto",
+    engine: Engine = "openvino",
+    device: Device = "cpu",
+    threads: Threads = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Score from which recall by size and the worst photos count detections.",
+            show_default="the model's own, else 0.5",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
+    curves: Annotated[
+        Path | None,
+        typer.Option(
+            help="Picture of precision over recall.", metavar="FILE", rich_help_panel=RESULTS
+        ),
+    ] = None,
+    worst: Annotated[
+        int | None,
+        typer.Option(
+            help="Draw so many photos with most errors into --save.", rich_help_panel=RESULTS
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Folder for these.", metavar="DIR", rich_help_panel=RESULTS),
+    ] = None,
+    write_results: Annotated[
+        Path | None,
+        typer.Option(
+            help="New folder for result files in the official layout.",
+            metavar="DIR",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
+    json: Annotated[
+        str | None,
+        typer.Option(
+            help="Write the figures to a file, or - for standard output.",
+            metavar="FILE|-",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
+) -> None:
+    """Measure a model, or result files, by the official WIDER FACE protocol.
+
+    Average precision at IoU 0.5: for the easy, medium and hard faces where their .mat files lie in
+    the ground truth, else for all faces that are not marked invalid. Always quote the protocol.
+
+    --worst draws faces found in green, faces missed in yellow, wrong detections in red.
+    """
+    from faceresnet import evaluation, evaluation_report, widerface
+
+    _check_outputs(curves, worst, save, write_results)
+    name = evaluation.check_protocol(protocol or "original")
+    truth = _read_truth(data, ground_truth, split, event, need_images=predictions is None)
+    found: Predictions
+    if predictions is not None:
+        found = widerface.read_results(predictions, [photo.name for photo in truth.photos])
+        shown = f"results in {predictions}, protocol {protocol or 'not stated'}"
+    else:
+        detector = _open_detector(model, tile, engine, device, threads)
+        found = _predict(detector, truth.photos, name)
+        shown = f"{name}: {evaluation.PROTOCOLS[name]}"
+        threshold = detector.spec.threshold if threshold is None else threshold
+    if write_results:
+        widerface.write_results(write_results, found)
+    report = evaluation.evaluate(
+        found,
+        truth.photos,
+        protocol=shown,
+        threshold=0.5 if threshold is None else threshold,
+        subsets=truth.subsets,
+    )
+    if curves:
+        evaluation_report.plot_curves(report, curves)
+    if worst is not None and save is not None:
+        evaluation_report.save_worst(report, truth.photos, worst, save)
+    if json:
+        _write_json(report, json, None if predictions else model)
+    if json != "-":
+        _print(report)
+
+
+def _check_outputs(
+    curves: Path | None, worst: int | None, save: Path | None, write_results: Path | None
+) -> None:
+    """Refuse at once what would fail after a long run."""
+    from faceresnet.evaluation_report import check_picture
+    from faceresnet.widerface import check_results_folder
+
+    if (worst is None) != (save is None):
+        raise ValueError("--worst N and --save DIR go together: how many photos, and where to")
+    if worst is not None and worst < 1:
+        raise ValueError(f"--worst must be at least 1, got {worst}")
+    if curves:
+        check_picture(curves)
+    if write_results:
+        check_results_folder(write_results)
+
+
+def _open_detector(
+    model: str, tile: str, engine: str, device: str, threads: int | None
+) -> FaceDetector:
+    """Open a model that is to tell everything it has the least idea of."""
+    from faceresnet.detector import FaceDetector
+    from faceresnet.evaluation import EVALUATION_THRESHOLD
+
+    return FaceDetector(
+        model,
+        threshold=EVALUATION_THRESHOLD,
+        tile=parse_tile(tile),
+        engine=engine,
+        device=device,
+        threads=threads,
+    )
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """Photos, and for the official ground truth the faces of each difficulty."""
+
+    photos: Sequence[Photo]
+    subsets: dict[str, list[np.ndarray]] | None
+
+
+def _read_truth(
+    data: Path | None,
+    ground_truth: Path | None,
+    split: str,
+    events: list[str] | None,
+    *,
+    need_images: bool,
+) -> _Truth:
+    """Read the faces to be found from where the options say."""
+    from faceresnet import difficulties, widerface
+    from faceresnet.errors import DataError
+
+    if data is None and (need_images or ground_truth is None):
+        raise ValueError(
+            "say what is to be found: --data DIR, or --predictions with --ground-truth DIR"
+        )
+    folder = ground_truth or data
+    assert folder is not None
+    mats = difficulties.find_difficulties(folder) if split == "val" else None
+    if mats is None:
+        if data is not None and ground_truth is not None:
+            raise DataError(
+                f"{ground_truth} does not hold wider_hard_val.mat, so it cannot replace the boxes "
+                f"of {data}: leave --ground-truth out, or give the folder of the .mat files."
+            )
+        return _Truth(
+            widerface.read_split(folder, split, events=events, need_images=need_images), None
+        )
+    listed = widerface.read_split(data, split, need_images=need_images) if data else ()
+    official = difficulties.read_difficulties(mats, listed)
+    keep = [not events or photo.event in events for photo in official.photos]
+    if not any(keep):
+        raise ValueError(f"the ground truth has no photo of {', '.join(events or ())}")
+    return _Truth(
+        [photo for photo, kept in zip(official.photos, keep, strict=True) if kept],
+        {
+            name: [mask for mask, kept in zip(masks, keep, strict=True) if kept]
+            for name, masks in official.subsets.items()
+        },
+    )
+
+
+def _predict(detector: FaceDetector, photos: Sequence[Photo], protocol: str) -> Predictions:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from faceresnet.evaluation import predict
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"{protocol}, {len(photos)} photos", total=len(photos))
+        return predict(
+            detector,
+            photos,
+            protocol=protocol,
+            progress=lambda done, _: bar.update(task, completed=done),
+        )
+
+
+def _write_json(report: Report, destination: str, model: str | None) -> None:
+    import json
+    import os
+
+    document = ({"model": model} if model else {}) | report.to_json()
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if destination == "-":
+        sys.stdout.write(text)
+        return
+    path = Path(destination)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _print(report: Report) -> None:
+    """Two tables: average precision by set and event, and what is found by size."""
+    from rich.console import Console
+    from rich.table import Table
+
+    # A pipe gets whole lines; only a terminal's are cut to its width.
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    title = f"Average precision at IoU 0.5 ({report.protocol})".replace("[", r"\[")
+    precision = Table(title=title, title_justify="left", title_style="bold", box=None)
+    precision.add_column("set")
+    for column in ("photos", "faces", "AP"):
+        precision.add_column(column, justify="right")
+    events = report.events.values() if len(report.events) > 1 else []
+    for curve in [*report.curves.values(), *events]:
+        name = curve.name.replace("[", r"\[")
+        precision.add_row(name, str(curve.photos), str(curve.faces), _figure(curve.ap, 4))
+    console.print(precision)
+    title = f"By size of face, recall at score {report.threshold:g}"
+    sizes = Table(title=title, title_justify="left", title_style="bold", box=None)
+    for column in ("side, px", "faces", "AP", "recall"):
+        sizes.add_column(column, justify="right")
+    for size in report.sizes:
+        span = f"{size.low:g}–{size.high:g}" if size.high < float("inf") else f"{size.low:g}–"
+        sizes.add_row(span, str(size.faces), _figure(size.ap, 3), _figure(size.recall, 3))
+    console.print()
+    console.print(sizes)
+    if report.unanswered:
+        print(
+            f"faceresnet: {len(report.unanswered)} of {len(report.photos)} photos have no result "
+            f"file and count as missed, {report.unanswered[0]} first",
+            file=sys.stderr,
+        )
+
+
+def _figure(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if value == value else "–"
+
+
+@data.callback()
+def _data() -> None:
+    pass
+
+
+@data.command("widerface")
+def widerface(
+    out: Annotated[Path, typer.Option(help="Where it goes; may exist.", metavar="DIR")],
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="train or val; may be given again.", show_default="both"),
+    ] = None,
+    timeout_s: Annotated[float, typer.Option(help="Longest silence of a server, s.")] = 30.0,
+) -> None:
+    """Download and verify WIDER FACE: 1.8 GB, or 0.4 GB for val alone.
+
+    A broken download goes on where it stopped. The archives need not be extracted. The photos are
+    for non-commercial research; their rights belong to their owners.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TransferSpeedColumn
+
+    from faceresnet.widerface import SPLITS
+    from faceresnet.widerface_download import download_widerface
+
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+
+        def report(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done, total=total)
+
+        paths = download_widerface(
+            out, splits=split or SPLITS, progress=report, timeout_s=timeout_s
+        )
+    for path in paths:
+        print(f"{path}  verified")
+    print(f"Next: faceresnet evaluate --data {out}")
