@@ -282,8 +282,10 @@ def _print(report: Report) -> None:
 
     # A pipe gets whole lines; only a terminal's are cut to its width.
     console = Console() if sys.stdout.isatty() else Console(width=200)
-    title = f"Average precision at IoU 0.5 ({report.protocol})".replace("[", r"\[")
-    precision = Table(title=title, title_justify="left", title_style="bold", box=None)
+    # Not the table's title: that would be broken to its width.
+    protocol = report.protocol.replace("[", r"\[")
+    console.print(f"[bold]Average precision at IoU 0.5[/] ({protocol})", highlight=False)
+    precision = Table(box=None, pad_edge=False)
     precision.add_column("set")
     for column in ("photos", "faces", "AP"):
         precision.add_column(column, justify="right")
@@ -292,14 +294,15 @@ def _print(report: Report) -> None:
         name = curve.name.replace("[", r"\[")
         precision.add_row(name, str(curve.photos), str(curve.faces), _figure(curve.ap, 4))
     console.print(precision)
-    title = f"By size of face, recall at score {report.threshold:g}"
-    sizes = Table(title=title, title_justify="left", title_style="bold", box=None)
+    sizes = Table(box=None, pad_edge=False)
     for column in ("side, px", "faces", "AP", "recall"):
         sizes.add_column(column, justify="right")
     for size in report.sizes:
         span = f"{size.low:g}–{size.high:g}" if size.high < float("inf") else f"{size.low:g}–"
         sizes.add_row(span, str(size.faces), _figure(size.ap, 3), _figure(size.recall, 3))
-    console.print()
+    console.print(
+        f"\n[bold]By size of face[/] (recall at score {report.threshold:g})", highlight=False
+    )
     console.print(sizes)
     if report.unanswered:
         print(
