@@ -1,0 +1,5 @@
+"""Print `docs/errata.md`."""
+
+from .document import document
+
+print(document(), end="")
