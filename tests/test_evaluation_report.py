@@ -63,7 +63,7 @@ def test_colours(report: Report) -> None:
 
 def test_saves_the_worst(report: Report, photos: list[Photo], tmp_path: Path) -> None:
     paths = save_worst(report, photos, 20, tmp_path / "worst")
-    assert [path.name for path in paths] == ["1-x-a.jpg", "2-x-b.jpg"]
+    assert [path.name for path in paths] == ["1-x-a.png", "2-x-b.png"]
     assert images.read(paths[1]).shape == (100, 120, 3)
     assert sorted(paths) == sorted((tmp_path / "worst").iterdir())
 

@@ -122,7 +122,7 @@ def save_worst(
     for rank, errors in enumerate(chosen, start=1):
         picture = draw_errors(images.read(by_name[errors.name].read_bytes()), errors)
         flat = errors.name.rpartition(".")[0].replace("/", "-")
-        path = Path(folder) / f"{rank:0{len(str(len(chosen)))}d}-{flat}.jpg"
+        path = Path(folder) / f"{rank:0{len(str(len(chosen)))}d}-{flat}.png"
         images.write(picture, path)
         paths.append(path)
     return paths
