@@ -63,6 +63,12 @@ def test_a_zero_derivative_is_not_taken_for_a_right_one():
     assert errors[0].error == 1
 
 
+@pytest.mark.parametrize("elements", [256, 0])
+def test_a_nan_is_not_taken_for_a_right_derivative(elements):
+    errors = gradcheck(_wrong(tanh, np.nan), {"x": RNG.standard_normal((2, 2))}, elements=elements)
+    assert np.isnan(errors[0].error)
+
+
 def test_a_backward_pass_of_the_wrong_form_is_refused():
     with pytest.raises(ValueError, match="one derivative for each of x, w, got 1"):
         gradcheck(lambda x, w: (x, lambda dy: dy), {"x": np.ones(2), "w": np.ones(2)})

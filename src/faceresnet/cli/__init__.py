@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from faceresnet import __version__
-from faceresnet.cli import detect, evaluate
+from faceresnet.cli import detect, evaluate, nn
 from faceresnet.errors import FaceResNetError
 
 #: Exit status: part of the work failed; the arguments or the state of the world forbid it;
@@ -64,6 +64,7 @@ app.command()(detect.models)
 app.command()(detect.demo)
 app.command()(evaluate.evaluate)
 app.add_typer(evaluate.data, name="data")
+app.add_typer(nn.nn, name="nn")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
