@@ -64,7 +64,7 @@ def test_measures_a_model(data: Path, blob_model: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert "original: photos in their own size" in printed
     figures = json.loads((out / "figures.json").read_text())
-    assert figures["ap"] == {"all": {"ap": 0.75, "photos": 3, "faces": 4}}
+    assert figures["ap"] == {"all": {"ap": 0.75, "plain_ap": 0.75, "photos": 3, "faces": 4}}
     assert figures["events"]["x"]["ap"] == 1
     assert figures["events"]["y"]["ap"] == 0
     assert figures["model"] == str(blob_model)

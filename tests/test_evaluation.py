@@ -258,6 +258,63 @@ def test_legacy_iou_is_the_plus_one_rule() -> None:
     np.testing.assert_allclose(legacy_iou(a, b), [[0.5, 1 / (100 + 144 - 1), 0, 0]])
 
 
+def test_plain_ap_has_no_plus_one() -> None:
+    # 8×8 against 8×8 moved by 3: IoU 40/88 < 0.5, with +1 54/108 = 0.5.
+    report = evaluate(
+        {"x/a.jpg": found((3, 0, 11, 8, 0.9))}, [photo("x/a.jpg", [(0, 0, 8, 8)])], protocol="x"
+    )
+    assert report.ap == 1
+    assert report.curves["all"].plain_ap == 0
+
+
+def test_plain_ap_reads_every_score_and_every_photo() -> None:
+    photos = [photo("x/a.jpg", [FACE, (100, 0, 140, 40)], [False, False]), photo("x/none.jpg", [])]
+    predictions = {
+        "x/a.jpg": found((*FACE, 0.90001), (100, 0, 140, 40, 0.1)),
+        "x/none.jpg": found((*FACE, 0.90002)),
+    }
+    curve = evaluate(predictions, photos, protocol="x").curves["all"]
+    assert curve.plain_ap == pytest.approx(0.5 * 2 / 3 + 0.5 * 2 / 3)
+    assert curve.ap == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(sets())
+def test_plain_ap_is_that_of_pascal_voc(drawn: tuple[Predictions, list[Photo]]) -> None:
+    predictions, photos = drawn
+    rows, count = [], 0
+    for p in photos:
+        count += int((~p.ignore).sum())
+        boxes, scores = predictions.get(p.name, (np.zeros((0, 4)), np.zeros(0)))
+        taken = set()
+        for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
+            overlaps = [scalar_iou(boxes[i].tolist(), face) for face in p.faces.tolist()]
+            best = int(np.argmax(overlaps)) if overlaps else -1
+            if best >= 0 and overlaps[best] >= 0.5:
+                if not p.ignore[best]:
+                    rows.append((float(scores[i]), best not in taken))
+                    taken.add(best)
+            else:
+                rows.append((float(scores[i]), False))
+    expected, best_precision, last = 0.0, 0.0, 1.0
+    for level in sorted({score for score, _ in rows}):
+        reached = [right for score, right in rows if score >= level]
+        recall = sum(reached) / count if count else 0.0
+        expected += (last - recall) * best_precision if last < 1 or best_precision else 0.0
+        best_precision, last = max(best_precision, sum(reached) / len(reached)), recall
+    expected += last * best_precision if rows else 0.0
+    plain = evaluate(predictions, photos, protocol="x").curves["all"].plain_ap
+    np.testing.assert_allclose(plain, expected if count else math.nan, atol=1e-12)
+
+
+def scalar_iou(a: list[float], b: list[float]) -> float:
+    width, height = (min(a[k + 2], b[k + 2]) - max(a[k], b[k]) for k in (0, 1))
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return width * height / (sum(areas) - width * height)
+
+
 def test_average_precision_takes_the_envelope() -> None:
     recall, precision = np.array([0.2, 0.4, 0.4, 0.8]), np.array([1.0, 0.5, 0.25, 0.75])
     assert average_precision(recall, precision) == pytest.approx(0.2 * 1 + 0.6 * 0.75)
@@ -314,4 +371,9 @@ def test_json_has_the_protocol_and_no_nan() -> None:
     report: Report = evaluate({}, [photo("x/a.jpg", [FACE])], protocol="vga")
     text = json.dumps(report.to_json(), allow_nan=False)
     assert json.loads(text)["protocol"] == "vga"
-    assert json.loads(text)["ap"]["all"] == {"ap": 0.0, "photos": 1, "faces": 1}
+    assert json.loads(text)["ap"]["all"] == {
+        "ap": 0.0,
+        "plain_ap": 0.0,
+        "photos": 1,
+        "faces": 1,
+    }

@@ -1,19 +1,22 @@
 """How well faces are found: the official protocol of WIDER FACE (Yang, Luo, Loy, Tang 2016).
 
-It is the PASCAL VOC measure with four particulars, all kept here because published figures have
-them:
+It is the PASCAL VOC measure with particulars, all kept here because published figures have them:
 
 - boxes are compared with the legacy ``+1``: a box from x1 to x2 is x2 − x1 + 1 wide. It raises the
-  overlap of tiny faces a little and is used nowhere else in this package;
-- scores are stretched to 0..1 over the whole set and precision and recall are read at 1,000
+  overlap of tiny faces, and is used nowhere else in this package;
+- scores are stretched to 0..1 over the whole set, and precision and recall are read at 1,000
   evenly spaced thresholds, not at every score;
-- a detection counts for the face it overlaps most, found before or not; from an IoU of 0.5 on the
-  first one is right and every further one wrong. Where that face is to be ignored, the detection
-  is neither;
 - in a photo without a single listed face nothing is counted wrong.
 
+As in VOC, a detection counts for the face it overlaps most, found before or not; from an IoU of
+0.5 on, the first is right and every further one wrong. Where that face is to be ignored, the
+detection is neither.
+
 "AP at IoU 0.5 over all faces" in this project's documents is this protocol with every face that is
-not marked ``invalid``. It is VOC's AP to within the first two particulars.
+not marked ``invalid``. The report has the plain measure without the three particulars beside it:
+YuNet on 300 photos of large faces (median side 55 px) has 0.893 by the protocol and 0.890 plain, on
+191 crowds of tiny faces (median 12 px) 0.509 and 0.479. All of that is the ``+1``; the thresholds
+change 0.0003.
 """
 
 from __future__ import annotations
@@ -25,9 +28,10 @@ from math import inf
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64
 
 from faceresnet import boxes as boxes_
+from faceresnet.matching import MATCH_IOU, Matches, legacy_iou
 from faceresnet.protocols import EVALUATION_THRESHOLD, PROTOCOLS, check_protocol, predict
 from faceresnet.widerface import Photo, Predictions
 
@@ -45,8 +49,6 @@ __all__ = [
     "predict",
 ]
 
-#: Overlap from which a detection has found a face.
-MATCH_IOU = 0.5
 #: Points of a precision-recall curve, as in the official tools.
 POINTS = 1000
 #: Sides in px (√area) that part the rows of the report by size.
@@ -61,7 +63,8 @@ class Curve:
         name: of the set, such as "all", "hard" or an event.
         photos: how many.
         faces: how many are to be found.
-        ap: average precision; NaN where there is no face to find.
+        ap: average precision by the official protocol; NaN where there is no face to find.
+        plain_ap: without its particulars: no ``+1``, every score, every photo.
         recall: (1000,) at each threshold, from the highest to the lowest.
         precision: (1000,) likewise; 0 where nothing was detected.
         scores: (1000,) the thresholds, as the detector's own scores.
@@ -71,6 +74,7 @@ class Curve:
     photos: int
     faces: int
     ap: float
+    plain_ap: float
     recall: Float64[np.ndarray, "1000"]
     precision: Float64[np.ndarray, "1000"]
     scores: Float64[np.ndarray, "1000"]
@@ -158,7 +162,12 @@ class Report:
 
         def curves(of: Mapping[str, Curve]) -> dict[str, Any]:
             return {
-                name: {"ap": number(curve.ap), "photos": curve.photos, "faces": curve.faces}
+                name: {
+                    "ap": number(curve.ap),
+                    "plain_ap": number(curve.plain_ap),
+                    "photos": curve.photos,
+                    "faces": curve.faces,
+                }
                 for name, curve in of.items()
             }
 
@@ -209,17 +218,18 @@ def evaluate(
         raise ValueError("there are no photos to evaluate")
     if len({photo.name for photo in photos}) < len(photos):
         raise ValueError("a photo is given twice")
-    found = _Found.collect(predictions, photos)
+    found = Matches.collect(predictions, photos, legacy_iou)
+    plain = Matches.collect(predictions, photos, boxes_.iou)
     if subsets is None:
         subsets = {"all": [~photo.ignore for photo in photos]}
     keeps = {name: np.concatenate(list(masks)) for name, masks in subsets.items()}
-    curves = {name: _curve(name, found, keep) for name, keep in keeps.items()}
+    curves = {name: _curve(name, found, plain, keep) for name, keep in keeps.items()}
     keep = keeps[list(keeps)[-1]]
     return Report(
         protocol=protocol,
         threshold=threshold,
         curves=curves,
-        events=_by_event(found, keep, photos),
+        events=_by_event(found, plain, keep, photos),
         sizes=_by_size(found, keep, threshold),
         photos=_by_photo(found, keep, photos, threshold),
         unanswered=tuple(photo.name for photo in photos if photo.name not in predictions),
@@ -239,158 +249,78 @@ def average_precision(recall: Float[np.ndarray, "T"], precision: Float[np.ndarra
     return float(np.sum(np.diff(recall) * envelope[1:]))
 
 
-def legacy_iou(
-    a: Float[np.ndarray, "N 4"], b: Float[np.ndarray, "M 4"]
-) -> Float64[np.ndarray, "N M"]:
-    """Intersection over union with the ``+1`` of the official tools, in float64."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    width, height = (
-        np.minimum.outer(a[:, axis + 2], b[:, axis + 2])
-        - np.maximum.outer(a[:, axis], b[:, axis])
-        + 1
-        for axis in (0, 1)
-    )
-    intersection = width * height
-    area_a, area_b = ((box[:, 2] - box[:, 0] + 1) * (box[:, 3] - box[:, 1] + 1) for box in (a, b))
-    union = area_a[:, None] + area_b[None, :] - intersection
-    overlapping = (width > 0) & (height > 0)
-    overlap: Float64[np.ndarray, "N M"] = np.divide(
-        intersection, union, out=np.zeros_like(union), where=overlapping
-    )
-    return overlap
-
-
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """All detections of a set in one table, best first in each photo.
-
-    Attributes:
-        boxes: (P, 4) px.
-        scores: (P,).
-        photo: (P,) index of the photo.
-        face: (P,) index of the face it overlaps enough and most, among all faces; −1 for none.
-        first: (P,) whether it is the best detection of that face.
-        face_boxes: (G, 4) px of all faces.
-        face_photo: (G,) index of the photo of each face.
-        photo_count: how many photos.
-    """
-
-    boxes: Float64[np.ndarray, "P 4"]
-    scores: Float64[np.ndarray, "P"]
-    photo: Int64[np.ndarray, "P"]
-    face: Int64[np.ndarray, "P"]
-    first: Bool[np.ndarray, "P"]
-    face_boxes: Float32[np.ndarray, "G 4"]
-    face_photo: Int64[np.ndarray, "G"]
-    photo_count: int
-
-    @classmethod
-    def collect(cls, predictions: Predictions, photos: Sequence[Photo]) -> _Found:
-        """Match the predictions of every photo."""
-        nothing = (np.zeros((0, 4)), np.zeros(0))
-        columns: list[tuple[np.ndarray, ...]] = []
-        face_count = 0
-        for number, photo in enumerate(photos):
-            found = np.asarray(predictions.get(photo.name, nothing)[0], np.float64)
-            scores = np.asarray(predictions.get(photo.name, nothing)[1], np.float64)
-            if found.shape != (len(scores), 4) or scores.ndim != 1:
-                raise ValueError(
-                    f"predictions for {photo.name} must be boxes (M, 4) and scores (M,), "
-                    f"got {found.shape} and {scores.shape}"
-                )
-            if not (np.isfinite(found).all() and np.isfinite(scores).all()):
-                raise ValueError(f"predictions for {photo.name} are not all finite numbers")
-            order = np.argsort(-scores, kind="stable")
-            face = _match(found[order], photo.faces)
-            first = np.zeros(len(face), dtype=bool)
-            first[np.unique(face, return_index=True)[1]] = True
-            columns.append(
-                (
-                    found[order],
-                    scores[order],
-                    np.full(len(scores), number),
-                    np.where(face >= 0, face + face_count, -1),
-                    first & (face >= 0),
-                )
-            )
-            face_count += len(photo.faces)
-        counts = [len(photo.faces) for photo in photos]
-        found, scores, index, face, first = map(np.concatenate, zip(*columns, strict=True))
-        return cls(
-            boxes=found,
-            scores=scores,
-            photo=index,
-            face=face,
-            first=first,
-            face_boxes=np.concatenate([photo.faces for photo in photos]),
-            face_photo=np.repeat(np.arange(len(photos)), counts),
-            photo_count=len(photos),
-        )
-
-    def kept(self, keep: Bool[np.ndarray, "G"]) -> Bool[np.ndarray, "P"]:
-        """Tell which detections are of a face that is looked for."""
-        if not len(keep):
-            return np.zeros(len(self.face), dtype=bool)
-        mask: Bool[np.ndarray, "P"] = (self.face >= 0) & keep[self.face]
-        return mask
-
-    def counted(self, keep: Bool[np.ndarray, "G"]) -> Bool[np.ndarray, "P"]:
-        """Tell which are right or wrong: not of an ignored face, nor in a faceless photo."""
-        has_face = np.zeros(self.photo_count, dtype=bool)
-        has_face[self.face_photo] = True
-        mask: Bool[np.ndarray, "P"] = (self.kept(keep) | (self.face < 0)) & has_face[self.photo]
-        return mask
-
-
-def _match(
-    found: Float64[np.ndarray, "P 4"], faces: Float32[np.ndarray, "G 4"]
-) -> Int64[np.ndarray, "P"]:
-    """Index of the face that each detection overlaps most, −1 below `MATCH_IOU`."""
-    if not len(faces) or not len(found):
-        return np.full(len(found), -1)
-    overlap = legacy_iou(found, faces)
-    best = overlap.argmax(axis=1)
-    enough = overlap[np.arange(len(found)), best] >= MATCH_IOU
-    return np.where(enough, best, -1)
-
-
 def _curve(
     name: str,
-    found: _Found,
+    found: Matches,
+    plain: Matches,
     keep: Bool[np.ndarray, "G"],
-    *,
-    counted: Bool[np.ndarray, "P"] | None = None,
     photos: Bool[np.ndarray, "N"] | None = None,
 ) -> Curve:
-    """Measure the photos and faces given; `counted` replaces which detections count."""
+    """Measure some of the photos (by default all) and the faces to keep."""
     within = np.ones(found.photo_count, dtype=bool) if photos is None else photos
     rows = within[found.photo]
-    counted = (found.counted(keep) if counted is None else counted) & rows
-    right = found.first & found.kept(keep) & rows
+    keep = keep & within[found.face_photo]
+    counted = found.counted(keep) & found.in_photo_with_face()
+    recall, precision, scores = _official_curve(found, keep, counted, rows)
+    faces = int(keep.sum())
+    return Curve(
+        name=name,
+        photos=int(within.sum()),
+        faces=faces,
+        ap=average_precision(recall, precision) if faces else np.nan,
+        plain_ap=_plain_ap(plain, keep, within[plain.photo]) if faces else np.nan,
+        recall=recall,
+        precision=precision,
+        scores=scores,
+    )
+
+
+def _official_curve(
+    found: Matches,
+    keep: Bool[np.ndarray, "G"],
+    counted: Bool[np.ndarray, "P"],
+    rows: Bool[np.ndarray, "P"],
+) -> tuple[Float64[np.ndarray, "1000"], Float64[np.ndarray, "1000"], Float64[np.ndarray, "1000"]]:
+    """Recall, precision and score at each threshold.
+
+    Args:
+        found: all detections.
+        keep: faces to find.
+        counted: detections that are right or wrong.
+        rows: detections of the set; their scores are stretched to 0..1.
+    """
     scores = found.scores[rows]
     low, high = (scores.min(), scores.max()) if len(scores) else (0.0, 0.0)
     # All scores equal: the official tools divide by zero; here every detection has the top score.
     span = high - low
     normalised = (found.scores - low) / span if span > 0 else np.ones_like(found.scores)
     thresholds = 1 - np.arange(1, POINTS + 1) / POINTS
+    right = found.first & found.kept(keep)
     proposals, hits = (
         np.count_nonzero(mask) - np.searchsorted(np.sort(normalised[mask]), thresholds)
-        for mask in (counted, right)
+        for mask in (counted & rows, right & rows)
     )
-    faces = int((keep & within[found.face_photo]).sum())
-    precision = hits / np.maximum(proposals, 1)
-    recall = hits / max(faces, 1)
-    ap = average_precision(recall, precision) if faces else np.nan
-    return Curve(name, int(within.sum()), faces, ap, recall, precision, low + thresholds * span)
+    recall = hits / max(int(keep.sum()), 1)
+    return recall, hits / np.maximum(proposals, 1), low + thresholds * span
+
+
+def _plain_ap(found: Matches, keep: Bool[np.ndarray, "G"], rows: Bool[np.ndarray, "P"]) -> float:
+    """Average precision as PASCAL VOC has it; detections of one score come in together."""
+    rows = np.flatnonzero(found.counted(keep) & rows)
+    rows = rows[np.argsort(-found.scores[rows], kind="stable")]
+    scores = found.scores[rows]
+    last_of_score = np.flatnonzero(np.append(scores[1:] != scores[:-1], len(scores) > 0))
+    hits = np.cumsum((found.first & found.kept(keep))[rows])[last_of_score]
+    return average_precision(hits / keep.sum(), hits / (last_of_score + 1))
 
 
 def _by_event(
-    found: _Found, keep: Bool[np.ndarray, "G"], photos: Sequence[Photo]
+    found: Matches, plain: Matches, keep: Bool[np.ndarray, "G"], photos: Sequence[Photo]
 ) -> dict[str, Curve]:
     """Each event as if it were evaluated alone."""
     events = np.array([photo.event for photo in photos])
     return {
-        event: _curve(event, found, keep, photos=events == event)
+        event: _curve(event, found, plain, keep, events == event)
         for event in sorted(set(events.tolist()))
     }
 
@@ -401,24 +331,26 @@ def _side(boxes: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N"]:
 
 
 def _by_size(
-    found: _Found, keep: Bool[np.ndarray, "G"], threshold: float
+    found: Matches, keep: Bool[np.ndarray, "G"], threshold: float
 ) -> tuple[SizeResult, ...]:
     face_side, found_side = _side(found.face_boxes), _side(found.boxes)
     reported = found.first & (found.scores >= threshold)
+    everything = np.ones(len(found.scores), dtype=bool)
     results = []
     for low, high in pairwise(SIZE_EDGES):
         of_size = keep & (face_side >= low) & (face_side < high)
         stray = (found.face < 0) & (found_side >= low) & (found_side < high)
-        counted = found.counted(of_size) & (found.kept(of_size) | stray)
-        curve = _curve("", found, of_size, counted=counted)
+        counted = (found.kept(of_size) | stray) & found.in_photo_with_face()
+        recall, precision, _ = _official_curve(found, of_size, counted, everything)
+        faces = int(of_size.sum())
         hits = int((reported & found.kept(of_size)).sum())
-        recall = hits / curve.faces if curve.faces else np.nan
-        results.append(SizeResult(low, high, curve.faces, curve.ap, recall))
+        ap = average_precision(recall, precision) if faces else np.nan
+        results.append(SizeResult(low, high, faces, ap, hits / faces if faces else np.nan))
     return tuple(results)
 
 
 def _by_photo(
-    found: _Found, keep: Bool[np.ndarray, "G"], photos: Sequence[Photo], threshold: float
+    found: Matches, keep: Bool[np.ndarray, "G"], photos: Sequence[Photo], threshold: float
 ) -> tuple[PhotoErrors, ...]:
     reported = found.scores >= threshold
     hit = np.zeros(len(keep), dtype=bool)
