@@ -20,7 +20,9 @@ from faceresnet.errors import MissingExtraError
 if TYPE_CHECKING:
     import supervision
 
-Index: TypeAlias = "int | slice | Sequence[int] | NDArray[np.integer] | NDArray[np.bool_]"
+Index: TypeAlias = (
+    "int | np.integer | slice | Sequence[int] | NDArray[np.integer] | NDArray[np.bool_]"
+)
 
 
 @dataclass(frozen=True, eq=False)

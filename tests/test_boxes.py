@@ -1,0 +1,147 @@
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from faceresnet import boxes
+
+COORDINATE = st.integers(0, 40)
+
+
+@st.composite
+def scored_boxes(draw):
+    """Boxes at whole px, so that every overlap is exact in float32, and scores with ties."""
+    count = draw(st.integers(0, 40))
+    corners = draw(hnp.arrays(np.float32, (count, 2), elements=COORDINATE))
+    sides = draw(hnp.arrays(np.float32, (count, 2), elements=st.integers(0, 20)))
+    scores = draw(hnp.arrays(np.float32, count, elements=st.integers(-3, 8)))
+    return np.concatenate([corners, corners + sides], axis=1), scores / np.float32(8)
+
+
+def plain_nms(candidates, scores, threshold):
+    """Greedy suppression, word for word."""
+    kept = []
+    for i in np.argsort(-scores, kind="stable"):
+        overlaps = [boxes.iou(candidates[[i]], candidates[[j]])[0, 0] for j in kept]
+        if all(overlap <= np.float32(threshold) for overlap in overlaps):
+            kept.append(int(i))
+    return kept
+
+
+@settings(deadline=None)
+@given(scored_boxes(), st.sampled_from([0.0, 0.25, 1 / 3, 0.4, 0.5, 0.75, 1.0]))
+def test_nms_is_the_greedy_definition(candidates, threshold):
+    assert boxes.nms(*candidates, threshold).tolist() == plain_nms(*candidates, threshold)
+
+
+def test_nms_drops_only_what_overlaps_more_than_the_threshold():
+    half = np.array([[0, 0, 10, 10], [0, 0, 10, 5]], np.float32)
+    scores = np.array([0.9, 0.8], np.float32)
+    assert boxes.nms(half, scores, 0.5).tolist() == [0, 1]
+    assert boxes.nms(half, scores, 0.49).tolist() == [0]
+
+
+def test_nms_of_odd_boxes():
+    inside_out = np.array([[10, 10, 0, 0], [0, 0, 10, 10], [5, 5, 5, 5]], np.float32)
+    scores = np.array([0.9, 0.8, 0.7], np.float32)
+    assert boxes.nms(inside_out, scores, 0.1).tolist() == [0, 1, 2]
+    nan_score = np.array([np.nan, 0.8, 0.7], np.float32)
+    assert boxes.nms(inside_out, nan_score, 0.1).tolist() == [1, 2]
+    nothing = boxes.nms(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 0.5)
+    assert nothing.dtype == np.int64
+    assert nothing.shape == (0,)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+def test_nms_refuses_thresholds_out_of_range(threshold):
+    with pytest.raises(ValueError, match=r"0\.\.1"):
+        boxes.nms(np.zeros((1, 4), np.float32), np.zeros(1, np.float32), threshold)
+
+
+def crowd(count, seed=0):
+    rng = np.random.default_rng(seed)
+    centre = np.repeat(rng.uniform(0, 600, (count // 10, 2)), 10, axis=0)
+    centre += rng.normal(0, 2, centre.shape)
+    side = rng.uniform(8, 40, (count, 1))
+    candidates = np.concatenate([centre - side / 2, centre + side / 2], axis=1)
+    return candidates.astype(np.float32), rng.uniform(0, 1, count).astype(np.float32)
+
+
+def test_nms_of_a_dense_crowd_takes_milliseconds():
+    candidates, scores = crowd(5_000)
+    boxes.nms(candidates, scores, 0.4)
+    times_s = []
+    for _ in range(9):
+        start = time.perf_counter()
+        boxes.nms(candidates, scores, 0.4)
+        times_s.append(time.perf_counter() - start)
+    # 1 ms on an idle machine; a loop over arrays takes 24.
+    assert min(times_s) < 0.008
+
+
+def test_nms_in_many_threads_gives_the_same():
+    crowds = [crowd(1_000, seed) for seed in range(8)]
+    alone = [boxes.nms(*one, 0.4).tolist() for one in crowds]
+    together = [None] * len(crowds)
+
+    def work(i):
+        for _ in range(5):
+            together[i] = boxes.nms(*crowds[i], 0.4).tolist()
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(crowds))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == alone
+
+
+@given(
+    hnp.arrays(np.float32, (7, 4), elements=st.floats(0, 100, width=32)),
+    hnp.arrays(np.float32, (7, 4), elements=st.floats(0, 100, width=32)),
+)
+def test_iou_is_symmetric_and_bounded(a, b):
+    overlap = boxes.iou(a, b)
+    np.testing.assert_allclose(overlap, boxes.iou(b, a).T)
+    assert (overlap >= 0).all()
+    assert (overlap <= 1 + 1e-6).all()
+
+
+def test_iou_of_known_boxes():
+    a = np.array([[0, 0, 2, 2], [0, 0, 0, 0]], np.float32)
+    b = np.array([[0, 0, 2, 2], [1, 0, 3, 2], [5, 5, 6, 6]], np.float32)
+    np.testing.assert_allclose(boxes.iou(a, b), [[1, 1 / 3, 0], [0, 0, 0]], rtol=1e-6)
+
+
+@given(
+    hnp.arrays(np.float32, (5, 2), elements=st.floats(0, 500, width=32)),
+    hnp.arrays(np.float32, (5, 2), elements=st.floats(4, 200, width=32)),
+    st.sampled_from([(1.0, 1.0), (0.1, 0.2)]),
+)
+def test_decode_inverts_encode(corner, size, scales):
+    faces = np.concatenate([corner, corner + size], axis=1)
+    anchors = np.tile(np.array([[100, 100, 164, 196]], np.float32), (5, 1))
+    deltas = boxes.encode(faces, anchors, scales)
+    np.testing.assert_allclose(boxes.decode(deltas, anchors, scales), faces, atol=2e-3)
+
+
+def test_decode_of_anything_large_is_finite():
+    deltas = np.array([[1e4, -1e4, 1e30, -1e30]], np.float32)
+    anchors = np.array([[0, 0, 16, 16]], np.float32)
+    decoded = boxes.decode(deltas, anchors, (1.0, 1.0))
+    assert np.isfinite(decoded).all()
+    assert decoded[0, 2] - decoded[0, 0] == pytest.approx(16 * np.exp(4), rel=1e-3)
+
+
+def test_clip_keeps_boxes_within_the_image():
+    outside = np.array([[-5, -5, 50, 50]], np.float32)
+    assert boxes.clip(outside, (20, 30)).tolist() == [[0, 0, 30, 20]]
+
+
+def test_shapes_in_signatures_are_checked():
+    with pytest.raises(Exception, match="type"):
+        boxes.area(np.zeros((3, 5), np.float32))

@@ -1,0 +1,268 @@
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from conftest import BLOB_LEVELS, blob_image, blob_spec, make_blob_model
+from faceresnet import FaceDetector, ImageError, ModelError, boxes
+from faceresnet.anchors import make_anchors
+from faceresnet.detector import MAX_CANDIDATES, postprocess
+
+SPEC = blob_spec()
+ANCHORS = make_anchors(BLOB_LEVELS, (64, 96))
+SIZE = (60, 90)
+
+
+def plain_postprocess(logits, deltas, threshold):
+    """Everything is decoded, and nothing is fast."""
+    with np.errstate(all="ignore"):
+        scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        decoded = boxes.clip(boxes.decode(deltas, ANCHORS, SPEC.delta_scales), SIZE)
+        kept = (scores >= threshold) & (decoded[:, 2:] > decoded[:, :2]).all(axis=1)
+    decoded, logits = decoded[kept], logits[kept]
+    return decoded[boxes.nms(decoded, logits.astype(np.float32), SPEC.nms_iou)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.9])
+def test_postprocess_is_the_plain_definition(seed, threshold):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, len(ANCHORS)).astype(np.float32)
+    deltas = rng.normal(0, 3, (len(ANCHORS), 4)).astype(np.float32)
+    found, scores = postprocess(logits, deltas, ANCHORS, SPEC, threshold, SIZE)
+    np.testing.assert_array_equal(found, plain_postprocess(logits, deltas, threshold))
+    assert len(found) > 10
+    assert (np.diff(scores) <= 0).all()
+    assert (scores >= threshold - 1e-6).all()
+
+
+ANY = st.floats(width=32)
+
+
+@settings(deadline=None)
+@given(
+    hnp.arrays(np.float32, len(ANCHORS), elements=ANY),
+    hnp.arrays(np.float32, (len(ANCHORS), 4), elements=ANY),
+    st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_postprocess_survives_anything(logits, deltas, threshold):
+    found, scores = postprocess(logits, deltas, ANCHORS, SPEC, threshold, SIZE)
+    assert np.isfinite(found).all()
+    assert np.isfinite(scores).all()
+    assert (found[:, 2:] > found[:, :2]).all()
+    assert found.min(initial=0) >= 0
+    assert (found <= [90, 60, 90, 60]).all()
+    assert not np.isnan(logits).all() or not len(found)
+
+
+def test_postprocess_caps_the_candidates_at_the_best():
+    anchors = make_anchors(BLOB_LEVELS, (1024, 1024))
+    logits = np.linspace(3, 1, len(anchors), dtype=np.float32)
+    deltas = np.zeros((len(anchors), 4), np.float32)
+    _, scores = postprocess(logits, deltas, anchors, SPEC, 0.5, (1024, 1024))
+    assert len(anchors) > MAX_CANDIDATES >= len(scores) > 1000
+    assert scores[0] == pytest.approx(1 / (1 + np.exp(-3)))
+    assert scores[-1] >= 1 / (1 + np.exp(-logits[MAX_CANDIDATES - 1])) - 1e-6
+
+
+def test_finds_the_blobs(blob_detector):
+    faces = blob_detector(blob_image((480, 640), (100, 100, 18), (300, 236, 62), (36, 36, 12)))
+    assert faces.size == (480, 640)
+    assert sorted(faces.boxes.tolist()) == [
+        [30, 30, 42, 42],
+        [91, 91, 109, 109],
+        [269, 205, 331, 267],
+    ]
+    assert (np.diff(faces.scores) <= 0).all()
+
+
+def test_threshold_of_the_call_the_detector_and_the_model(blob_model):
+    # Half covered: a weaker blob.
+    image = blob_image((64, 64), (36, 36, 18))
+    image[27:33, 27:45] = 127
+    score = float(FaceDetector(blob_model, threads=1)(image, threshold=0.01).scores[0])
+    assert 0.5 < score < 0.99
+    assert len(FaceDetector(blob_model, threads=1)(image)) == 1
+    strict = FaceDetector(blob_model, threads=1, threshold=score + 1e-3)
+    assert len(strict(image)) == 0
+    assert len(strict(image, threshold=score - 1e-3)) == 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 200), (16, 18), (17, 33), (64, 10_000), (10_000, 3)])
+def test_odd_sizes(blob_detector, size):
+    faces = blob_detector(blob_image(size))
+    assert len(faces) == 0
+    assert faces.size == size
+
+
+def test_boxes_stay_within_the_image(blob_detector):
+    image = blob_image((40, 50), (46, 36, 18))
+    image = np.ascontiguousarray(image[:40, :50])
+    faces = blob_detector(image, threshold=0.001)
+    assert len(faces)
+    assert (faces.boxes <= [50, 40, 50, 40]).all()
+
+
+def test_wide_crowds_lose_no_face_and_find_none_twice(blob_detector):
+    # Small squares everywhere, tile borders included.
+    places = [(x, y, 18) for x in range(28, 5_000, 104) for y in (28, 316, 572)]
+    faces = blob_detector(blob_image((600, 5_000), *places))
+    found = sorted(((faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2).tolist())
+    assert len(found) == len(places)
+    np.testing.assert_allclose(found, sorted([x, y] for x, y, _ in places), atol=3)
+
+
+@pytest.mark.parametrize("size", [(300, 400), (900, 1_200), (2_400, 1_800)])
+def test_a_face_that_fills_the_frame_is_found_once(blob_detector, size):
+    side = 0.85 * min(size)
+    image = blob_image(size, (size[1] / 2, size[0] / 2, round(side)))
+    faces = blob_detector(image)
+    assert len(faces) == 1
+    expected = [size[1] / 2 - side / 2, size[0] / 2 - side / 2]
+    expected += [size[1] / 2 + side / 2, size[0] / 2 + side / 2]
+    overlap = boxes.iou(faces.boxes, np.array([expected], np.float32))
+    assert overlap[0, 0] > 0.5
+
+
+def test_large_and_small_faces_of_one_photo(blob_detector):
+    image = blob_image((1_200, 2_400), (1_500, 600, 900), (100, 100, 18), (604, 1_004, 12))
+    faces = blob_detector(image)
+    sides = sorted((faces.boxes[:, 2] - faces.boxes[:, 0]).tolist())
+    assert len(sides) == 3
+    assert sides[:2] == [12, 18]
+    assert sides[2] > 600
+
+
+def test_tiles_can_be_chosen(blob_model):
+    places = [(x, 100, 18) for x in range(28, 780, 56)]
+    image = blob_image((200, 800), *places)
+    whole = FaceDetector(blob_model, threads=1, tile=False)(image)
+    tiled = FaceDetector(blob_model, threads=1, tile=128)(image)
+    assert len(whole) == len(tiled) == len(places)
+    np.testing.assert_allclose(np.sort(whole.boxes, axis=0), np.sort(tiled.boxes, axis=0), atol=9)
+
+
+def test_max_side(blob_model):
+    image = blob_image((256, 512), (208, 144, 120))
+    faces = FaceDetector(blob_model, threads=1, max_side=256)(image)
+    assert faces.size == (256, 512)
+    assert faces.boxes[0] == pytest.approx([148, 84, 268, 204], abs=12)
+
+
+def test_batch_is_the_same_as_one_by_one(blob_detector):
+    sizes = [(64, 64), (60, 64), (100, 200), (64, 64), (1, 1), (100, 200), (700, 900), (64, 64)] * 2
+    photos = [
+        blob_image(size, (20 + i, 36, 18), (size[1] / 2, size[0] / 2, 64))
+        for i, size in enumerate(sizes)
+    ]
+    together = blob_detector.batch(photos, threshold=0.1)
+    assert len(together) == len(photos)
+    for photo, faces in zip(photos, together, strict=True):
+        alone = blob_detector(photo, threshold=0.1)
+        assert faces.size == alone.size
+        np.testing.assert_allclose(faces.boxes, alone.boxes, atol=1e-2)
+        np.testing.assert_allclose(faces.scores, alone.scores, atol=1e-3)
+
+
+def test_batches_are_real_and_bounded(blob_model, monkeypatch):
+    detector = FaceDetector(blob_model, threads=1, batch_size=3)
+    network = detector._network
+    shapes = []
+
+    def spy(images):
+        shapes.append(images.shape)
+        return network(images)
+
+    spy.spec = network.spec
+    object.__setattr__(detector, "_network", spy)
+    held = []
+    detector.batch(held.append(1) or blob_image((64, 64)) for _ in range(7))
+    assert [shape[0] for shape in shapes] == [3, 3, 1]
+    shapes.clear()
+    detector(blob_image((1_300, 2_600)))
+    assert all(shape[0] * shape[1] * shape[2] <= 4_000_000 for shape in shapes)
+    assert any(shape[0] > 1 for shape in shapes), "tiles of one photo share batches"
+
+
+def test_batch_of_nothing_and_of_a_path(blob_detector):
+    assert blob_detector.batch([]) == []
+    with pytest.raises(ValueError, match="give a list"):
+        blob_detector.batch("photo.jpg")
+
+
+def test_reads_files_and_pillow_images(blob_detector, tmp_path):
+    image = blob_image((64, 64), (36, 36, 18))
+    path = tmp_path / "photo.png"
+    Image.fromarray(image).save(path)
+    expected = blob_detector(image)
+    assert len(expected) == 1
+    for source in (path, str(path), path.read_bytes(), Image.fromarray(image)):
+        assert blob_detector(source) == expected
+    with pytest.raises(ImageError, match="missing"):
+        blob_detector("missing.png")
+    with pytest.raises(ValueError, match="uint8"):
+        blob_detector(image.astype(np.float32))
+
+
+def test_the_image_stays_as_it_was(blob_detector):
+    image = blob_image((64, 64), (36, 36, 18))
+    image.setflags(write=False)
+    assert len(blob_detector(image)) == 1
+    assert len(blob_detector(image[::-1, ::-1])) == 1
+
+
+def test_many_threads_share_a_detector(blob_detector):
+    photos = [blob_image((64 + 32 * (i % 4), 96), (20 + 8 * (i % 5), 36, 18)) for i in range(16)]
+    alone = [blob_detector(photo) for photo in photos]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(blob_detector, photos * 3))
+    for faces, expected in zip(together, alone * 3, strict=True):
+        np.testing.assert_allclose(faces.boxes, expected.boxes, atol=1e-2)
+
+
+def test_detectors_cannot_be_changed(blob_detector):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        blob_detector.threshold = 0.1
+    assert "blob.onnx" in repr(blob_detector)
+    assert blob_detector.spec == SPEC
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 1.5}, "threshold"),
+        ({"threshold": float("nan")}, "threshold"),
+        ({"max_side": 3}, "max_side"),
+        ({"tile": "sometimes"}, "tile"),
+        ({"tile": 8}, "tile"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"engine": "magic"}, "engine"),
+    ],
+)
+def test_wrong_arguments(blob_model, options, message):
+    with pytest.raises(ValueError, match=message):
+        FaceDetector(blob_model, **options)
+
+
+def test_typos_are_no_options(blob_model):
+    with pytest.raises(TypeError):
+        FaceDetector(blob_model, treshold=0.5)
+
+
+def test_a_model_that_contradicts_its_specification(tmp_path):
+    path = make_blob_model(tmp_path / "model.onnx")
+    lying = SPEC.replace(levels=BLOB_LEVELS[:1])
+    import onnx
+
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    for key, value in lying.to_metadata().items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match="its specification means"):
+        FaceDetector(path, threads=1)(blob_image((64, 64)))

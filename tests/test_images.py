@@ -1,0 +1,224 @@
+import io
+import warnings
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from faceresnet import ImageError, images
+
+
+@pytest.fixture
+def photo():
+    """Smooth, unlike in every corner."""
+    y, x = np.mgrid[:40, :60]
+    return np.stack([x * 4, y * 6, 255 - x * 4], axis=2).astype(np.uint8)
+
+
+def encoded(image, format="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def test_every_kind_of_source(photo, tmp_path):
+    picture = Image.fromarray(photo)
+    path = tmp_path / "photo.png"
+    picture.save(path)
+    for source in (path, str(path), path.read_bytes(), path.open("rb"), picture):
+        np.testing.assert_array_equal(images.read(source), photo)
+        if hasattr(source, "close"):
+            source.close()
+
+
+def test_the_array_is_the_callers_own(photo):
+    picture = Image.fromarray(photo)
+    image = images.read(picture)
+    assert image.flags.c_contiguous
+    np.testing.assert_array_equal(np.asarray(picture), photo)
+
+
+def test_exif_rotation(photo):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by 90 degrees
+    image = images.read(encoded(Image.fromarray(photo), exif=exif))
+    np.testing.assert_array_equal(image, np.rot90(photo, -1))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA", "P", "CMYK", "YCbCr", "HSV"])
+def test_other_modes_become_rgb(photo, mode):
+    picture = Image.fromarray(photo).convert(mode)
+    image = images.read(picture)
+    assert image.shape == photo.shape
+    assert image.dtype == np.uint8
+    expected = np.asarray(picture.convert("L"), int)
+    assert abs(np.asarray(Image.fromarray(image).convert("L"), int) - expected).mean() < 3
+
+
+def test_transparency_is_laid_over_white(photo):
+    rgba = np.dstack([photo, np.full(photo.shape[:2], 255, np.uint8)])
+    rgba[:20, :, 3] = 0
+    rgba[20:30, :, 3] = 128
+    image = images.read(encoded(Image.fromarray(rgba)))
+    assert (image[:20] == 255).all()
+    assert abs(image[25].astype(int) - (photo[25].astype(int) + 255) // 2).max() <= 2
+    np.testing.assert_array_equal(image[30:], photo[30:])
+
+
+def test_transparency_of_palettes_and_rgb(photo):
+    palette = Image.fromarray(photo).quantize(8)
+    index = palette.getpixel((0, 0))
+    image = images.read(encoded(palette, transparency=index))
+    assert image[0, 0].tolist() == [255, 255, 255]
+    image = images.read(encoded(Image.fromarray(photo), transparency=tuple(photo[0, 0].tolist())))
+    assert image[0, 0].tolist() == [255, 255, 255]
+    assert image[20, 30].tolist() == photo[20, 30].tolist()
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_16_bits_keep_their_range(format):
+    grey = np.array([[0, 257, 32896, 65535]], np.uint16)
+    image = images.read(encoded(Image.fromarray(grey), format))
+    assert image[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert (image == image[:, :, :1]).all()
+
+
+def test_big_endian_16_bits():
+    grey = np.array([[0, 65535]], ">u2")
+    picture = Image.frombytes("I;16B", (2, 1), grey.tobytes())
+    assert images.read(picture)[0, :, 0].tolist() == [0, 255]
+
+
+def test_floats_are_stretched():
+    grey = np.array([[-1.0, 0.0, np.nan, 1.0]], np.float32)
+    assert images.read(Image.fromarray(grey))[0, :, 1].tolist() == [0, 128, 128, 255]
+    flat = np.full((2, 2), 3.5, np.float32)
+    assert images.read(Image.fromarray(flat)).tolist() == np.zeros((2, 2, 3)).tolist()
+
+
+def test_first_frame_of_an_animation(photo):
+    frames = [Image.fromarray(photo), Image.fromarray(255 - photo)]
+    gif = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert abs(images.read(gif).astype(int) - photo).mean() < 12
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ImageError, match=r"nowhere\.jpg does not exist"):
+        images.read(tmp_path / "nowhere.jpg")
+
+
+def test_a_folder_is_no_photo(tmp_path):
+    with pytest.raises(ImageError, match=str(tmp_path)):
+        images.read(tmp_path)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"])
+def test_truncated_files_are_named(photo, tmp_path, format):
+    content = encoded(Image.fromarray(photo), format)
+    path = tmp_path / "half"
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ImageError, match="half"):
+        images.read(path)
+
+
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"BM"]),
+)
+def test_garbage_is_an_image_error_or_an_image(content, magic):
+    # Should these bytes decode after all, the array they give must be sound.
+    with suppress(ImageError):
+        images.check(images.read(magic + content))
+
+
+def test_the_limit_of_pixels(photo):
+    content = encoded(Image.fromarray(photo))
+    with pytest.raises(ImageError, match="2,400 pixels"):
+        images.read(content, max_pixels=2_399)
+    assert images.read(content, max_pixels=2_400).shape == photo.shape
+    assert images.read(content, max_pixels=None).shape == photo.shape
+
+
+def test_more_pixels_than_pillow_allows_by_itself(monkeypatch, photo):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert images.read(encoded(Image.fromarray(photo))).shape == photo.shape
+    assert Image.MAX_IMAGE_PIXELS == 100, "its limit is as it was"
+
+
+@pytest.mark.parametrize("source", [None, 5, [1, 2], {}])
+def test_what_is_no_source(source):
+    with pytest.raises(ValueError, match="an image is a path"):
+        images.read(source)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        ([[1]], "NumPy array, got list"),
+        (np.zeros((4, 4, 3), np.float32), "uint8"),
+        (np.zeros((4, 4), np.uint8), "height, width, 3"),
+        (np.zeros((4, 4, 4), np.uint8), "height, width, 3"),
+        (np.zeros((3, 4, 4), np.uint8), "channels last"),
+        (np.zeros((0, 4, 3), np.uint8), "empty"),
+    ],
+)
+def test_check_says_what_is_wrong(array, message):
+    with pytest.raises(ValueError, match=message):
+        images.check(array)
+
+
+@given(st.integers(1, 100), st.integers(1, 100), st.sampled_from([1, 32, 64]))
+def test_letterbox_pads_right_and_bottom(height, width, multiple):
+    image = np.full((height, width, 3), 9, np.uint8)
+    padded = images.letterbox(image, multiple)
+    assert padded.shape[:2] == images.padded_size((height, width), multiple)
+    assert padded.shape[0] % multiple == padded.shape[1] % multiple == 0
+    assert padded.shape[0] < height + multiple
+    assert padded.shape[1] < width + multiple
+    assert (padded[:height, :width] == 9).all()
+    assert (padded[height:] == 127).all()
+    assert (padded[:, width:] == 127).all()
+
+
+def test_letterbox_of_a_window(photo):
+    window = photo[5:25, 10:30]
+    padded = images.letterbox(window, 4)
+    assert padded.flags.c_contiguous
+    np.testing.assert_array_equal(padded, window)
+
+
+def test_resize_averages_when_it_shrinks():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 200
+    assert abs(images.resize(stripes, (8, 8)).astype(int) - 100).max() <= 1
+    assert images.resize(stripes, (64, 64)) is stripes
+    assert images.resize(stripes, (100, 90)).shape == (100, 90, 3)
+
+
+def test_draw_scales_its_lines(photo):
+    box = np.array([[10, 10, 30, 30]], np.float32)
+    small = images.draw(photo, box)
+    assert small[10, 20].tolist() == [255, 0, 0]
+    assert (small[12, 20] == photo[12, 20]).all()
+    large = images.draw(np.zeros((1280, 1280, 3), np.uint8), box * 20)
+    assert (large[198:202, 400, 0] == 255).all()
+    outside = images.draw(photo, np.array([[-50, -50, 500, 500]], np.float32))
+    assert outside[39, 59].tolist() == [255, 0, 0]
+
+
+def test_write_is_whole_or_nothing(photo, tmp_path):
+    images.write(photo, tmp_path / "new" / "a.png")
+    np.testing.assert_array_equal(images.read(tmp_path / "new" / "a.png"), photo)
+    images.write(photo, tmp_path / "a.JPG")
+    assert abs(images.read(tmp_path / "a.JPG").astype(int) - photo).mean() < 5
+    with pytest.raises(ValueError, match="suffix"):
+        images.write(photo, tmp_path / "a.txt")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ImageError, match=r"folder\.png"):
+        images.write(photo, tmp_path / "folder.png")
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "a.JPG", "folder.png"}

@@ -1,0 +1,120 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from faceresnet import pyramid
+
+SIZES = st.tuples(st.integers(1, 12_000), st.integers(1, 12_000))
+LARGEST = 400.0
+
+
+def test_an_ordinary_photo_is_one_look():
+    assert pyramid.plan((480, 640), LARGEST) == [
+        pyramid.View(0, (480, 640), (0, 0, 480, 640), (0.0, float("inf")))
+    ]
+
+
+def test_a_larger_photo_is_looked_at_again_reduced():
+    fine, coarse = pyramid.plan((1200, 1600), LARGEST)
+    assert fine.window == (0, 0, 1200, 1600)
+    assert coarse.window[2] * coarse.window[3] == pytest.approx(LARGEST**2, rel=0.01)
+    assert coarse.sizes[0] > 0
+    assert fine.sizes[1] < float("inf")
+
+
+@settings(deadline=None, max_examples=60)
+@given(SIZES, st.sampled_from(["auto", True, False, 640, 100]), st.sampled_from([40.0, LARGEST]))
+def test_views_cover_the_photo_and_every_size_of_face(size, tile, largest):
+    views = pyramid.plan(size, largest, tile=tile)
+    for level in range(views[-1].level + 1):
+        windows = [view.window for view in views if view.level == level]
+        height, width = views[[view.level for view in views].index(level)].image_size
+        for axis, length in ((0, height), (1, width)):
+            spans = sorted({(window[axis], window[axis + 2]) for window in windows})
+            assert spans[0][0] == 0
+            assert spans[-1][1] == length
+            assert all(a[1] > b[0] for a, b in pairwise(spans))
+    # In px of the photo, each scale begins where the finer one still sees, and the last sees all.
+    ranges = {
+        view.level: np.array(view.sizes) * np.sqrt(np.prod(size) / np.prod(view.image_size))
+        for view in views
+    }
+    assert ranges[0][0] == 0
+    assert ranges[views[-1].level][1] == float("inf")
+    if min(size) > 100:  # in thinner strips the scales are rounded to whole px
+        for level in range(views[-1].level):
+            assert ranges[level + 1][0] < ranges[level][1]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.tuples(st.integers(2100, 9000), st.integers(2100, 9000)), st.data())
+def test_a_face_smaller_than_the_overlap_lies_whole_in_a_tile(size, data):
+    views = [view for view in pyramid.plan(size, LARGEST) if view.level == 0]
+    side = data.draw(st.integers(4, 180))
+    x = data.draw(st.integers(0, size[1] - side))
+    y = data.draw(st.integers(0, size[0] - side))
+    placed = []
+    for view in views:
+        y1, x1, y2, x2 = view.window
+        box = np.array([[x - x1, y - y1, x - x1 + side, y - y1 + side]], np.float32)
+        clipped = box.clip(0, [x2 - x1, y2 - y1] * 2).astype(np.float32)
+        if (clipped[:, 2:] > clipped[:, :2]).all():
+            kept, _ = view.place(clipped, np.ones(1, np.float32), size)
+            placed += kept.tolist()
+    assert [x, y, x + side, y + side] in placed, "some tile reports it"
+
+
+def test_tiles_drop_boxes_cut_by_an_inner_border_only():
+    view = pyramid.View(0, (1000, 2000), (0, 0, 1000, 1000), (0.0, float("inf")))
+    boxes = np.array(
+        [[0, 0, 50, 50], [950, 100, 1000, 200], [100, 950, 200, 1000], [940, 100, 990, 200]],
+        np.float32,
+    )
+    kept, scores = view.place(boxes, np.arange(4, dtype=np.float32), (1000, 2000))
+    assert scores.tolist() == [0, 2, 3], "only the right border is inside the photo"
+    assert kept.tolist() == boxes[[0, 2, 3]].tolist()
+
+
+def test_place_scales_and_shifts():
+    view = pyramid.View(1, (100, 200), (20, 40, 100, 200), (5.0, 50.0))
+    boxes = np.array([[10, 10, 30, 30], [10, 10, 12, 12], [10, 10, 90, 75]], np.float32)
+    kept, _ = view.place(boxes, np.ones(3, np.float32), (400, 600))
+    assert kept.tolist() == [[150, 120, 210, 200]]
+
+
+def test_max_side_reduces_the_finest_scale():
+    view, *_ = pyramid.plan((3000, 4000), LARGEST, max_side=1000)
+    assert view.image_size == (750, 1000)
+    assert pyramid.plan((300, 400), LARGEST, max_side=1000)[0].image_size == (300, 400)
+
+
+def test_tile_choices():
+    def count(size, tile):
+        return sum(view.level == 0 for view in pyramid.plan(size, LARGEST, tile=tile))
+
+    assert count((1500, 2000), "auto") == 1
+    assert count((1500, 2100), "auto") > 1
+    assert count((1500, 2000), True) > 1
+    assert count((9000, 9000), False) == 1
+    assert count((600, 600), 320) > 1
+
+
+def test_fragments_of_a_large_face():
+    boxes = np.array(
+        [
+            [0, 0, 1000, 1000],  # found whole, coarse
+            [100, 100, 500, 500],  # an eye and a cheek, fine
+            [0, 0, 60, 60],  # a small face within it: not a fragment
+            [100, 500, 500, 900],  # better than the whole: not dropped
+            [900, 900, 1400, 1400],  # mostly outside
+            [1500, 0, 2500, 1000],  # another
+        ],
+        np.float32,
+    )
+    scores = np.array([0.8, 0.6, 0.6, 0.9, 0.5, 0.9], np.float32)
+    levels = np.array([1, 0, 0, 0, 0, 1])
+    found = pyramid.fragments(boxes, scores, levels)
+    assert found.tolist() == [False, True, False, False, False, False]
