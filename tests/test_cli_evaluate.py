@@ -72,7 +72,7 @@ def test_measures_a_model(data: Path, blob_model: Path, tmp_path: Path) -> None:
     for figure in ("0.7500", "1.0000", "0.0000"):
         assert figure in printed
     assert [path.name for path in (out / "worst").iterdir()] == ["1-y-c.png"]
-    yellow = images.read(out / "worst" / "1-y-c.png")[MISSED[1], MISSED[0] + 4]
+    yellow = images.read(out / "worst" / "1-y-c.png")[MISSED[1] * 7, MISSED[0] * 7 + 28]
     assert yellow[0] > 150
     assert yellow[2] < 100
     assert images.read(out / "curves.png").std() > 5

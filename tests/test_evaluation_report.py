@@ -55,16 +55,21 @@ def test_worst(report: Report) -> None:
 
 def test_colours(report: Report) -> None:
     drawn = draw_errors(np.zeros((100, 120, 3), np.uint8), report.photos[0])
+    assert drawn.shape == (1600, 1920, 3)
     corners = {GREEN: FACES[0], YELLOW: FACES[1], GREY: FACES[2], RED: WRONG}
     for colour, (x1, y1, *_) in corners.items():
-        assert tuple(drawn[y1, x1]) == colour
+        assert tuple(drawn[y1 * 16, x1 * 16]) == colour
     assert {tuple(pixel) for pixel in drawn.reshape(-1, 3)} == {(0, 0, 0), *corners}
+
+
+def test_large_photos_are_drawn_as_they_are(report: Report) -> None:
+    assert draw_errors(np.zeros((100, 1000, 3), np.uint8), report.photos[0]).shape[1] == 1000
 
 
 def test_saves_the_worst(report: Report, photos: list[Photo], tmp_path: Path) -> None:
     paths = save_worst(report, photos, 20, tmp_path / "worst")
     assert [path.name for path in paths] == ["1-x-a.png", "2-x-b.png"]
-    assert images.read(paths[1]).shape == (100, 120, 3)
+    assert images.read(paths[1]).shape == (1600, 1920, 3)
     assert sorted(paths) == sorted((tmp_path / "worst").iterdir())
 
 

@@ -14,6 +14,8 @@ from faceresnet.errors import DataError, MissingExtraError
 from faceresnet.evaluation import Curve, PhotoErrors, Report
 from faceresnet.widerface import Photo
 
+#: Photos are enlarged a whole number of times, up to this longer side in px, to show tiny faces.
+DRAWN_SIDE = 1920
 GREEN, RED, YELLOW, GREY = (0, 200, 0), (235, 30, 30), (255, 215, 0), (128, 128, 128)
 
 
@@ -87,16 +89,23 @@ def worst(report: Report, count: int) -> list[PhotoErrors]:
 
 
 def draw_errors(image: UInt8[np.ndarray, "H W 3"], errors: PhotoErrors) -> images.Image:
-    """Draw what went wrong on a copy of a photo.
+    """Draw what went wrong on a copy of a photo, enlarged where it is small.
 
     Green: faces that were found. Yellow: faces missed. Red: detections of nothing or of a face
     found already. Grey: faces that do not count.
     """
+    height, width = image.shape[:2]
+    times = max(1, DRAWN_SIDE // max(height, width))
+    drawn = images.resize(image, (height * times, width * times)) if times > 1 else image
     found = ~errors.missed & ~errors.ignore
-    drawn = images.draw(image, errors.faces[errors.ignore], colour=GREY)
-    drawn = images.draw(drawn, errors.faces[found], colour=GREEN)
-    drawn = images.draw(drawn, errors.boxes[errors.wrong].astype(np.float32), colour=RED)
-    return images.draw(drawn, errors.faces[errors.missed], colour=YELLOW)
+    for boxes, colour in (
+        (errors.faces[errors.ignore], GREY),
+        (errors.faces[found], GREEN),
+        (errors.boxes[errors.wrong], RED),
+        (errors.faces[errors.missed], YELLOW),
+    ):
+        drawn = images.draw(drawn, boxes.astype(np.float32) * times, colour=colour, width=2)
+    return drawn
 
 
 def save_worst(
