@@ -160,6 +160,19 @@ def test_moving_average_weighs_the_new_value(weight):
     assert average.variance == pytest.approx(1 + 8 * weight)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_run_time_and_averages_keep_precision_and_take_an_empty_batch(dtype):
+    one = np.ones(3, dtype)
+    known = Statistics(one, one)
+    average = moving_average(known, known, 0.1)
+    assert {average.mean.dtype, average.variance.dtype} == {np.dtype(dtype)}
+    for r in (0, 2):
+        x = np.zeros((r, 3, 4, 5), dtype)
+        y, backward = batch_norm_at_run_time(x, one, one, average)
+        assert y.shape == x.shape
+        assert {one.dtype for one in (y, *backward(y))} == {np.dtype(dtype)}
+
+
 def test_moving_average_refuses_a_weight_that_is_none():
     one = Statistics(np.zeros(1), np.ones(1))
     with pytest.raises(ValueError, match=r"weight must lie between 0 and 1, got 1\.5"):

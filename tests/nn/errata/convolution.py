@@ -7,15 +7,16 @@ import numpy as np
 from faceresnet.nn import conv2d, numerical_derivative, relative_error
 
 from .erratum import Erratum, Measured
+from .numbers import irregular
 
 # As many channels after as before, so that W of the next layer has the indices 25–27 ask for.
 R, C, H, W, K = 2, 3, 7, 9, 3
-_normal = np.random.default_rng(4).standard_normal
-X, KERNEL, KERNEL_AFTER = _normal((R, C, H, W)), _normal((C, C, K, K)), _normal((C, C, K, K))
+X = irregular((R, C, H, W), 1)
+KERNEL, KERNEL_AFTER = irregular((C, C, K, K), 2), irregular((C, C, K, K), 3)
 
 
 def _delta(s: int) -> np.ndarray:
-    return np.random.default_rng(5).standard_normal((R, C, (H - K) // s + 1, (W - K) // s + 1))
+    return irregular((R, C, (H - K) // s + 1, (W - K) // s + 1), 4)
 
 
 def _at(x: np.ndarray, h: int, w: int) -> np.ndarray | float:

@@ -7,10 +7,10 @@ import numpy as np
 from faceresnet.nn import mean_squared_error, numerical_derivative, relative_error
 
 from .erratum import Erratum, Measured
+from .numbers import irregular
 
 R, N = 5, 4  # as many neurons after as before, or half of the printed indices run out of range
-_normal = np.random.default_rng(3).standard_normal
-X, W, B, DELTA = _normal((R, N)), _normal((N, N)), _normal(N), _normal((R, N))
+X, W, B, DELTA = irregular((R, N), 1), irregular((N, N), 2), irregular(N, 3), irregular((R, N), 4)
 Z = X @ W + B
 SLOPE = 1 - np.tanh(Z) ** 2  # f'(Z) of the layer that is measured, f = tanh
 

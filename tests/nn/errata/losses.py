@@ -7,10 +7,10 @@ import numpy as np
 from faceresnet.nn import cross_entropy, numerical_derivative, relative_error, softmax
 
 from .erratum import Erratum, Measured
+from .numbers import irregular
 
 R, C = 3, 4
-_rng = np.random.default_rng(11)
-X, DELTA = _rng.standard_normal((2, R, C))
+X, DELTA = irregular((R, C), 1), irregular((R, C), 2)
 Y = softmax(X)[0]
 ALPHA, GAMMA = 3.0, 2.0
 PREDICTED = np.array([0.1, 0.5, 0.9])
