@@ -165,7 +165,7 @@ def test_windows_line_ends_and_byte_order_mark(tmp_path: Path) -> None:
 def test_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="train, val"):
         read_split(tmp_path, "test")
-    with pytest.raises(DataError, match="there is no folder"):
+    with pytest.raises(DataError, match=r"there is no .*none: give"):
         read_split(tmp_path / "none", "val")
     make_folder(tmp_path)
     with pytest.raises(DataError, match=r"has no train split \(it has the val split only\)"):
