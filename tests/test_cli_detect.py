@@ -1,0 +1,313 @@
+import csv
+import http.server
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import blob_image
+from faceresnet import images, weights
+from faceresnet.cli import main, sources
+from faceresnet.cli.sources import expand
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Folders with photos of one to three blobs, a broken photo and a text; the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for place, count in {"a/x.png": 1, "a/y.jpg": 2, "b/x.png": 3, "b/deep/z.bmp": 1}.items():
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        squares = [(36 + 48 * i, 36, 18) for i in range(count)]
+        Image.fromarray(blob_image((96, 200), *squares)).save(place, quality=95)
+    Path("a/notes.txt").write_text("no photo")
+    Path("broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
+    return tmp_path
+
+
+@pytest.fixture
+def run(blob_model, capsys):
+    """Run the command line; gives exit status, standard output and standard error."""
+
+    def run(*arguments):
+        command, *rest = map(str, arguments)
+        model = ["--model", str(blob_model), "--threads", "1"] if command == "detect" else []
+        with pytest.raises(SystemExit) as stop:
+            main([command, *model, *rest])
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def test_a_table_and_a_hint(photos, run):
+    status, out, err = run("detect", "a")
+    assert status == 0
+    assert "a/x.png" in out
+    assert "a/y.jpg" in out
+    assert "notes" not in out
+    row = next(line.split() for line in out.splitlines() if "a/y.jpg" in line)
+    assert row[:3] == ["a/y.jpg", "200×96", "2"]
+    assert "--save" in err
+
+
+def test_json_on_standard_output_is_nothing_else(photos, run):
+    status, out, err = run("detect", "a/y.jpg", "--json", "-")
+    assert status == 0
+    assert err == ""
+    (photo,) = json.loads(out)
+    assert photo["image"] == "a/y.jpg"
+    assert len(photo["faces"]) == 2
+
+
+def test_unreadable_photos_are_listed_and_the_rest_is_done(photos, run):
+    status, out, err = run(
+        "detect", "broken.jpg", "a/x.png", "gone.png", "a/notes.txt", "b/x.png", "--json", "-"
+    )
+    assert status == 1
+    assert [photo["image"] for photo in json.loads(out)] == ["a/x.png", "b/x.png"]
+    assert all(name in err for name in ("broken.jpg", "gone.png", "notes.txt"))
+    assert err.splitlines()[-1] == "faceresnet: 3 of 5 not read"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a/x.png", "--threshold", "2"], "threshold must lie in 0..1"),
+        (["a/x.png", "--threshold", "high"], "--threshold"),
+        (["a/x.png", "--tresholt", "0.5"], "--tresholt"),
+        (["a/x.png", "--tile", "maybe"], "--tile must be"),
+        (["a/x.png", "--format", "xml"], "--format must be one of"),
+        (["a/x.png", "--format", "yolo"], "add --json FOLDER"),
+        (["a/x.png", "--format", "yolo", "--json", "a/notes.txt"], "is a file"),
+        (["a/x.png", "--json", "a"], "is a folder"),
+        (["a/x.png", "--save", "a/notes.txt"], "is a file"),
+        (["a/x.png", "--engine", "magic"], "engine must be one of"),
+        (["a/x.png", "--device", "cuda"], "only: cpu"),
+        (["a/x.png", "--model", "nothing"], "no model is called 'nothing'"),
+        (["empty"], "no photo in the folder empty"),
+        (["*.nothing"], "no photo matches *.nothing"),
+        ([], "source"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(photos, run, arguments, message):
+    Path("empty").mkdir()
+    status, out, err = run("detect", *arguments)
+    assert status == 2
+    assert out == ""
+    assert message.lower() in err.lower()
+    assert err.count("\n") == 1
+    assert err.startswith("faceresnet: ")
+
+
+def test_debug_shows_the_trace(photos, run):
+    status, _, err = run("detect", "a/x.png", "--threshold", "2", "--debug")
+    assert status == 2
+    assert "Traceback" in err
+    assert "ValueError: threshold must lie" in err
+
+
+def test_save_draws_and_keeps_photos_of_one_name_apart(photos, run):
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    status, out, _ = run("detect", "a", "b", "--recursive", "--save", "out")
+    assert status == 0
+    assert "a/x.png" in out, "the table is printed as well"
+    saved = {str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file()}
+    assert saved == {"x.png", "y.jpg", "x-2.png", "deep/z.png"}
+    assert images.read("out/x.png")[27, 36].tolist() == [255, 0, 0]
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_no_photo_is_overwritten(photos, run):
+    before = Path("a/x.png").read_bytes()
+    for arguments in (["a/x.png", "--save", "a"], ["a/x.png", "--json", "a/../a/x.png"]):
+        status, _, err = run("detect", *arguments)
+        assert status == 2
+        assert "is one of the photos" in err
+    os.rename("a/x.png", "a/x.txt")
+    status, _, err = run("detect", "a/x.txt", "--format", "yolo", "--json", "a")
+    assert status == 2
+    assert Path("a/x.txt").read_bytes() == before
+
+
+def test_jsonl_csv_and_coco_files(photos, run):
+    for format in ("jsonl", "csv", "coco", "json"):
+        status, out, _ = run(
+            "detect", "a", "b/x.png", "--format", format, "--json", f"new/{format}"
+        )
+        assert (status, out) == (0, "")
+    assert sorted(os.listdir("new")) == ["coco", "csv", "json", "jsonl"]
+    lines = [json.loads(line) for line in Path("new/jsonl").read_text().splitlines()]
+    assert [len(line["faces"]) for line in lines] == [1, 2, 3]
+    assert json.loads(Path("new/json").read_text()) == lines
+    rows = list(csv.DictReader(io.StringIO(Path("new/csv").read_text())))
+    assert [row["image"] for row in rows] == ["a/x.png"] + ["a/y.jpg"] * 2 + ["b/x.png"] * 3
+    coco = json.loads(Path("new/coco").read_text())
+    assert [photo["file_name"] for photo in coco["images"]] == ["a/x.png", "a/y.jpg", "b/x.png"]
+    assert [face["id"] for face in coco["annotations"]] == [1, 2, 3, 4, 5, 6]
+    assert [face["image_id"] for face in coco["annotations"]] == [1, 2, 2, 3, 3, 3]
+    assert coco["categories"] == [{"id": 1, "name": "face"}]
+
+
+def test_csv_of_no_face_has_a_header(photos, run):
+    _, out, _ = run("detect", "a/x.png", "--format", "csv", "--threshold", "1")
+    assert out == "image,x1,y1,x2,y2,score\n"
+
+
+def test_yolo_and_wider_fill_folders(photos, run):
+    for format in ("yolo", "wider"):
+        status, _, _ = run("detect", "a", "b", "-r", "--format", format, "--json", format)
+        assert status == 0
+        written = {str(path.relative_to(format)) for path in Path(format).rglob("*.*")}
+        assert written == {"x.txt", "y.txt", "x-2.txt", "deep/z.txt"}
+    assert Path("yolo/y.txt").read_text().count("\n") == 2
+    assert Path("wider/y.txt").read_text().splitlines()[:2] == ["y", "2"]
+
+
+def test_outputs_appear_whole_or_not_at_all(photos, run, monkeypatch):
+    Path("old.json").write_text("old")
+
+    def fail(*_):
+        raise ValueError("the network is out of order")
+
+    monkeypatch.setattr("faceresnet.detector.FaceDetector.__call__", fail)
+    for format in ("json", "jsonl"):
+        status, _, err = run("detect", "a", "--format", format, "--json", "old.json")
+        assert status == 2
+        assert "out of order" in err
+    assert Path("old.json").read_text() == "old"
+    assert not [path for path in photos.iterdir() if ".part" in path.name]
+
+
+def test_globs(photos, run):
+    _, out, _ = run("detect", "**/x.*", "--format", "jsonl")
+    assert [json.loads(line)["image"] for line in out.splitlines()] == ["a/x.png", "b/x.png"]
+
+
+def test_a_photo_named_twice_is_looked_at_once(photos):
+    assert [source.name for source in expand(["a/x.png", "a", "./a/x.png"])] == [
+        "a/x.png",
+        "a/y.jpg",
+    ]
+
+
+def test_targets_are_unique_whatever_the_case(photos):
+    Path("a/X.jpeg").write_bytes(Path("a/y.jpg").read_bytes())
+    targets = [str(source.target).lower() for source in expand(["a", "b"])]
+    assert len(set(targets)) == len(targets) == 4
+
+
+def test_standard_input(photos, run, monkeypatch):
+    content = Path("a/y.jpg").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    status, out, _ = run("detect", "-", "--json", "-")
+    assert status == 0
+    (photo,) = json.loads(out)
+    assert (photo["image"], len(photo["faces"])) == ("stdin", 2)
+
+
+@pytest.fixture
+def server(photos):
+    """The address of a server of the current folder."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_addresses(server, run, monkeypatch):
+    status, out, err = run(
+        "detect", f"{server}/a/y.jpg?size=large", f"{server}/gone.jpg", "--json", "-", "--save", "o"
+    )
+    assert status == 1
+    assert [len(photo["faces"]) for photo in json.loads(out)] == [2]
+    assert "gone.jpg" in err
+    assert os.listdir("o") == ["y.png"]
+    monkeypatch.setattr(sources, "URL_BYTES", 100)
+    status, _, err = run("detect", f"{server}/a/y.jpg")
+    assert status == 1
+    assert "larger than the limit" in err
+
+
+def test_max_pixels(photos, run):
+    status, _, err = run("detect", "a/x.png", "--max-pixels", "100")
+    assert status == 1
+    assert "--max-pixels" in err
+    assert run("detect", "a/x.png", "--max-pixels", "0")[0] == 0
+
+
+def test_models_lists_what_is_shipped(run, blob_model, monkeypatch):
+    monkeypatch.setattr(weights, "SHIPPED", blob_model.parent)
+    monkeypatch.setenv("COLUMNS", "200")
+    status, out, _ = run("models", "--speed")
+    assert status == 0
+    row = next(line for line in out.splitlines() if line.startswith("blob"))
+    assert "fp32" in row
+    assert "AP VGA blobs: 1.000" in row
+    assert "none" in row
+
+
+def test_models_of_an_empty_installation(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "SHIPPED", tmp_path)
+    status, _, err = run("models")
+    assert status == 2
+    assert "ships no model" in err
+
+
+def test_demo(run, blob_model, tmp_path):
+    pytest.importorskip("skimage")
+    picture = tmp_path / "demo.png"
+    status, out, _ = run("demo", "--model", blob_model, "--save", picture)
+    assert status == 0
+    assert "101 in the picture" in out
+    assert images.read(picture).shape == (512, 1032, 3)
+
+
+def test_demo_needs_its_extra(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    status, _, err = run("demo")
+    assert status == 2
+    assert "faceresnet[demo]" in err
+
+
+def test_no_command_shows_the_help(run):
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+
+
+def test_a_reader_that_has_seen_enough(photos, blob_model):
+    """As in `faceresnet detect … | head`."""
+    command = [sys.executable, "-m", "faceresnet", "detect", *["a", "b"], "--format", "jsonl"]
+    process = subprocess.Popen(
+        [*command, "--model", str(blob_model), "--threads", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) == 1
+    assert err == ""
+
+
+def test_drawn_boxes_are_those_of_the_detections(photos, run):
+    run("detect", "a/x.png", "--save", "out")
+    before, after = images.read("a/x.png"), images.read("out/x.png")
+    changed = np.argwhere((before != after).any(axis=2))
+    assert changed.min(axis=0).tolist() == [27, 27]
+    assert changed.max(axis=0).tolist() == [45, 45]
