@@ -10,7 +10,7 @@ A data set is a folder laid out as its authors publish it; your own photos go in
         └── wider_face_val_bbx_gt.txt
 
 Each of the three folders may instead be the published archive, unextracted: ``WIDER_train.zip``,
-``WIDER_val.zip``, ``wider_face_split.zip``. An *event* is any folder that groups photos; use one
+``WIDER_val.zip``, ``wider_face_split.zip``; or all of it lies in one .zip, a shard. An *event* is any folder that groups photos; use one
 for your own. The list of faces repeats, for each photo::
 
     <event>/<name>
@@ -75,8 +75,8 @@ class Layout:
 
     @property
     def images_archive(self) -> Path:
-        """The published archive of that folder."""
-        return self.root / f"WIDER_{self.split}.zip"
+        """The published archive of that folder, or the shard that is the data set."""
+        return self.root if self.is_shard else self.root / f"WIDER_{self.split}.zip"
 
     @property
     def labels(self) -> Path:
@@ -85,8 +85,22 @@ class Layout:
 
     @property
     def labels_archive(self) -> Path:
-        """The published archive of the folder of the lists."""
-        return self.root / "wider_face_split.zip"
+        """The published archive of the folder of the lists, or the shard that is the data set."""
+        return self.root if self.is_shard else self.root / "wider_face_split.zip"
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether the whole data set is one archive (`shards.pack`)."""
+        return self.root.suffix == ".zip"
+
+    def exists(self) -> bool:
+        """Whether the split's list of faces is there."""
+        if self.labels.is_file():
+            return True
+        if not self.labels_archive.is_file():
+            return False
+        with zipfile.ZipFile(self.labels_archive) as archive:
+            return self.labels.relative_to(self.root).as_posix() in archive.namelist()
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +164,7 @@ def read_split(
     """Read the photos of one split, in the order of its list of faces.
 
     Args:
-        root: folder laid out as the module's docstring says.
+        root: folder laid out as the module's docstring says, or shard.
         split: "train" or "val".
         events: only the photos of these events; None for all.
         need_images: whether the folder must hold the images and not the list of faces alone.
@@ -200,8 +214,8 @@ def _read_labels(layout: Layout) -> tuple[str, str]:
                     return archive.read(member).decode("utf-8-sig"), source
     except (OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
         raise DataError(f"the list of faces in {layout.root} cannot be read: {error}") from error
-    if not layout.root.is_dir():
-        raise DataError(f"there is no folder {layout.root}: give the folder of a data set.")
+    if not layout.root.exists():
+        raise DataError(f"there is no {layout.root}: give the folder or shard of a data set.")
     other = next(split for split in SPLITS if split != layout.split)
     has_other = Layout(layout.root, other).labels.is_file()
     hint = f" (it has the {other} split only)" if has_other else ""

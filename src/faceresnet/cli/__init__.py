@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from faceresnet import __version__
-from faceresnet.cli import detect, evaluate, nn
+from faceresnet.cli import detect, evaluate, nn, training
 from faceresnet.errors import FaceResNetError
 
 #: Exit status: part of the work failed; the arguments or the state of the world forbid it;
@@ -63,6 +63,9 @@ app.command()(detect.detect)
 app.command()(detect.models)
 app.command()(detect.demo)
 app.command()(evaluate.evaluate)
+app.command()(training.train)
+app.command()(training.export)
+evaluate.data.command()(training.pack)
 app.add_typer(evaluate.data, name="data")
 app.add_typer(nn.nn, name="nn")
 

@@ -1,8 +1,8 @@
 """Training images: photos cropped, scaled, tiled into crowds and disturbed.
 
 Faces in photos are mostly large; a detector must also find tiny ones, crowds of them, and faces
-that fill the frame. So the scale of a crop is drawn for a face in it (data-anchored sampling, Li et al.
-2019), and some images are grids of several photos scaled down, crowds of tiny faces.
+that fill the frame. So the scale of a crop is drawn for a face in it (data-anchored sampling, Li et
+al. 2019), and some images are grids of several photos scaled down, crowds of tiny faces.
 
 Everything is a function of photos and a random generator, on whatever device the photos lie.
 """
@@ -83,11 +83,11 @@ def make_batch(
     count = max(1, round(batch * (augmentation.sizes[0] / size) ** 2))
     images, boxes, owner, ignore = [], [], [], []
     for index in range(count):
-        image, faces, ignored = make_image(photos, augmentation, size, rng)
+        image, its_boxes, ignored = make_image(photos, augmentation, size, rng)
         images.append(image)
-        boxes.append(faces)
+        boxes.append(its_boxes)
         ignore.append(ignored)
-        owner.append(np.full(len(faces), index))
+        owner.append(np.full(len(its_boxes), index))
     device = photos.device
     stacked = disturb(torch.stack(images), augmentation, rng)
     faces = Faces(
@@ -227,8 +227,9 @@ def disturb(images: Tensor, augmentation: Augmentation, rng: np.random.Generator
     """
     n = len(images)
     for i in np.flatnonzero(rng.random(n) < augmentation.blur):
-        small = round(images.shape[1] / rng.uniform(1.2, 2.5))
-        images[i] = resize(resize(images[i], (small, small)), tuple(images.shape[1:3]))
+        side = images.shape[1]
+        small = round(side / rng.uniform(1.2, 2.5))
+        images[i] = resize(resize(images[i], (small, small)), (side, side))
     images = recolour(images, *colour_transforms(n, augmentation, rng))
     generator = torch.Generator(images.device)
     for i in np.flatnonzero(rng.random(n) < augmentation.noise):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from faceresnet.errors import TrainingError
 
@@ -31,14 +32,13 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = conv(planes, c_out, 3)
         self.bn2 = nn.BatchNorm2d(c_out)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(c_in, c_out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, planes, H/stride, W/stride)."""
-        y = self.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
 class Bottleneck(nn.Module):
@@ -55,15 +55,14 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = conv(planes, c_out, 1)
         self.bn3 = nn.BatchNorm2d(c_out)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(c_in, c_out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, 4 · planes, H/stride, W/stride)."""
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
 BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {
@@ -104,11 +103,14 @@ class ResNet(nn.Module):
         super().__init__()
         self.conv1 = conv(3, stem, stem_kernel, 2)
         self.bn1 = nn.BatchNorm2d(stem)
-        self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1) if max_pool else nn.Identity()
         make = BLOCKS[block]
         channels = stem
         self.channels: list[int] = []
+        self.layer1: nn.Module
+        self.layer2: nn.Module
+        self.layer3: nn.Module
+        self.layer4: nn.Module
         for index, (depth, width) in enumerate(zip(depths, planes, strict=True)):
             first_stride = 1 if index == 0 and max_pool else 2
             blocks = []
@@ -120,7 +122,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, 3, H, W) → the four stages' outputs, at strides 4, 8, 16 and 32."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         stages = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)

@@ -1,9 +1,9 @@
 """The training run: Lightning drives, this says what a step is.
 
 A run folder holds ``recipe.json`` (everything needed to repeat it), ``checkpoints/last.ckpt`` and
-``best.ckpt``, ``metrics.jsonl`` and TensorBoard's events. Every batch is a function of the run's seed
-and the iteration, and checkpoints hold weights, averages and optimiser, so a run that is killed and
-resumed ends as one that was not.
+``best.ckpt``, ``metrics.jsonl`` and TensorBoard's events. Every batch is a function of the run's
+seed and the iteration, and checkpoints hold weights, averages and optimiser, so a run that is
+killed and resumed ends as one that was not.
 """
 
 from __future__ import annotations
@@ -157,9 +157,8 @@ class Training(lightning.LightningModule):
     def _stop(self, batch: tuple[Tensor, Faces], terms: dict[str, Tensor]) -> None:
         file = self.folder / "nonfinite.pt"
         images_, faces = batch
-        torch.save(
-            {"images": images_.cpu(), "boxes": faces.boxes.cpu(), "image": faces.image.cpu()}, file
-        )
+        saved = {"images": images_, "boxes": faces.boxes, "image": faces.image}
+        torch.save({name: value.cpu() for name, value in saved.items()}, file)
         raise TrainingError(
             f"the loss is {terms['loss'].item()} at iteration {self.global_step}: the batch is "
             f"saved in {file}. Lower schedule.rate, or go on from an earlier checkpoint."
@@ -374,7 +373,7 @@ def train(
 def has_bf16(accelerator: str) -> bool:
     """Whether the processor that will train computes in bfloat16 natively."""
     if accelerator != "cpu" and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("bf16"))
 

@@ -162,6 +162,7 @@ class Head(nn.Module):
         )
         self.predict = nn.Conv2d(network.pyramid, outputs * network.anchors_per_cell, 3, padding=1)
         nn.init.normal_(self.predict.weight, std=0.01)
+        assert self.predict.bias is not None
         nn.init.constant_(self.predict.bias, bias)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
@@ -194,6 +195,8 @@ class FaceResNet(nn.Module):
         bias = 0.0 if network.prior is None else -log((1 - network.prior) / network.prior)
         self.classify = Head(network, 1, bias)
         self.regress = Head(network, 4, 0.0)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
 

@@ -49,7 +49,7 @@ class Targets:
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of each box in `a` with the one beside it in `b` (eq. 58); shapes broadcast to (..., 4)."""
+    """IoU of the boxes beside each other in `a` and `b`, (..., 4) that broadcast (eq. 58)."""
     top_left = torch.maximum(a[..., :2], b[..., :2])
     bottom_right = torch.minimum(a[..., 2:], b[..., 2:])
     intersection = (bottom_right - top_left).clamp(min=0).prod(-1)
@@ -200,7 +200,7 @@ def near_ignored(anchors: Tensor, faces: Faces, images: int) -> Tensor:
     """Anchors (N, R) that lie for half their area in an ignored face, or overlap it by IoU 0.3."""
     mask = torch.zeros((images, len(anchors)), dtype=torch.bool, device=anchors.device)
     anchor_area = (anchors[:, 2:] - anchors[:, :2]).prod(-1)
-    for image in faces.image[faces.ignore].unique().tolist():
+    for image in torch.unique(faces.image[faces.ignore]).tolist():
         boxes = faces.boxes[faces.ignore & (faces.image == image)]
         top_left = torch.maximum(anchors[:, None, :2], boxes[None, :, :2])
         bottom_right = torch.minimum(anchors[:, None, 2:], boxes[None, :, 2:])

@@ -1,0 +1,277 @@
+"""The commands that make models: train, export and data pack."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from faceresnet.errors import DataError, MissingExtraError, TrainingError
+
+if TYPE_CHECKING:
+    from faceresnet.spec import ModelSpec
+    from faceresnet.widerface import Photo
+
+T = TypeVar("T")
+
+MACHINE = "Machine"
+#: Photos whose activations set the ranges of an int8 model.
+CALIBRATION_PHOTOS = 128
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Data set laid out as WIDER FACE, or a shard made by 'data pack'.",
+        metavar="DIR|ZIP",
+    ),
+]
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="Run folder.", metavar="RUN")],
+    data: DataOption = None,
+    recipe: Annotated[
+        str, typer.Option(help="paper, faceresnet-50 or faceresnet-n.")
+    ] = "faceresnet-n",
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Start from weights: a shipped model's name (fine-tuning), a run's .ckpt, a "
+            ".safetensors, or torchvision's ImageNet .pth.",
+            metavar="NAME|FILE",
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Change a number of the recipe, such as schedule.iterations=2000; may be given "
+            "again.",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
+    event: Annotated[
+        list[str] | None,
+        typer.Option(help="Only the photos of this event; may be given again."),
+    ] = None,
+    data_device: Annotated[
+        str,
+        typer.Option(
+            help="cuda keeps the photos in GPU memory and makes the batches there.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = "cpu",
+    keep: Annotated[
+        str,
+        typer.Option(
+            help="decoded: photos as pixels in memory; encoded: as files, decoded at each use.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = "decoded",
+    workers: Annotated[
+        int, typer.Option(help="Processes that make batches.", min=0, rich_help_panel=MACHINE)
+    ] = 1,
+    compile_: Annotated[
+        bool,
+        typer.Option("--compile", help="Fuse the network; for GPUs.", rich_help_panel=MACHINE),
+    ] = False,
+    accelerator: Annotated[
+        str, typer.Option(help="auto, cpu or gpu.", rich_help_panel=MACHINE)
+    ] = "auto",
+    devices: Annotated[str, typer.Option(help="How many GPUs.", rich_help_panel=MACHINE)] = "auto",
+    strategy: Annotated[
+        str, typer.Option(help="Lightning's, such as ddp.", rich_help_panel=MACHINE)
+    ] = "auto",
+    nodes: Annotated[int, typer.Option(help="How many machines.", rich_help_panel=MACHINE)] = 1,
+) -> None:
+    """Train a detector from nothing, or fine-tune one on your own photos.
+
+    A run that was killed goes on with --resume and ends as if it had not been.
+    """
+    require("torch", "lightning")
+    from faceresnet.train import loop, recipes
+
+    chosen = loop.read_recipe(out) if resume else recipes.recipe(recipe)
+    chosen = recipes.override(chosen, set_ or ())
+    if data is None:
+        raise ValueError("train needs photos: give --data")
+    training = read(data, "train", event)
+    validation = read(data, "val", event, optional=True)
+    if not validation:
+        typer.echo("no validation photos: the last checkpoint will be the best one", err=True)
+    checkpoint = loop.train(
+        chosen,
+        training,
+        validation,
+        out,
+        resume=resume,
+        init=None if init is None else weights_file(init),
+        data_device=data_device,
+        keep=keep,
+        workers=workers,
+        compiled=compile_,
+        accelerator=accelerator,
+        devices=int(devices) if devices.lstrip("-").isdigit() else devices,
+        strategy=strategy,
+        nodes=nodes,
+        progress=progress("reading photos", len(training)),
+    )
+    typer.echo(f"trained: {checkpoint}. Next: faceresnet export {out} --out model.onnx")
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    out: Annotated[Path, typer.Option(help="Model file to write.", metavar="FILE.onnx")],
+    data: DataOption = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise; needs --data for calibration and AP.")
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="What the model is called.", show_default="the recipe's name")
+    ] = None,
+    licence: Annotated[
+        str, typer.Option(help="What the training data allows; kept in the file.")
+    ] = "",
+    checkpoint: Annotated[str, typer.Option(help="best (by validation AP) or last.")] = "best",
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Also write the weights, to fine-tune from.", metavar="FILE.safetensors"),
+    ] = None,
+) -> None:
+    """Turn a run into one .onnx file that says everything about itself.
+
+    With --data its AP on the validation photos is measured, printed and kept in the file, and the
+    default threshold becomes the one with the best F1 there.
+    """
+    require("torch", "lightning", "onnx")
+    if checkpoint not in ("best", "last"):
+        raise ValueError(f"--checkpoint must be best or last, got {checkpoint!r}")
+    if int8 and data is None:
+        raise ValueError("--int8 needs --data: real photos to calibrate with")
+    if out.suffix != ".onnx":
+        raise ValueError(f"--out must end in .onnx, got {out}")
+    import tempfile
+
+    from faceresnet.train import export as exporting
+    from faceresnet.train.loop import make_spec
+
+    recipe, model = exporting.load_run(run, checkpoint)
+    spec = make_spec(recipe, name=name or out.stem, licence=licence)
+    validation = [] if data is None else read(data, "val", None)
+    with tempfile.TemporaryDirectory() as temporary:
+        fp32 = Path(temporary) / "fp32.onnx"
+        exporting.export(model, spec, fp32)
+        finished, spec = fp32, measured(fp32, spec, validation)
+        if int8:
+            assert data is not None
+            spec = spec.replace(precision="int8")
+            finished = Path(temporary) / "int8.onnx"
+            calibration = read(data, "train", None)
+            step = max(1, len(calibration) // CALIBRATION_PHOTOS)
+            exporting.quantise(fp32, finished, spec, calibration[::step][:CALIBRATION_PHOTOS])
+            spec = measured(finished, spec, validation)
+        exporting.rewrite(finished, spec, out)
+    if weights is not None:
+        exporting.save_weights(model, weights)
+    typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {spec.precision}")
+
+
+def pack(
+    data: Annotated[Path, typer.Option(help="Data set laid out as WIDER FACE.", metavar="DIR")],
+    out: Annotated[Path, typer.Option(help="Shard to write.", metavar="FILE.zip")],
+    max_side: Annotated[
+        int | None,
+        typer.Option(help="Reduce larger photos to this longer side, px.", min=16),
+    ] = None,
+    quality: Annotated[
+        int | None, typer.Option(help="Encode all photos as WebP of this quality.", min=1, max=100)
+    ] = None,
+    event: Annotated[
+        list[str] | None, typer.Option(help="Only the photos of this event; may be given again.")
+    ] = None,
+) -> None:
+    """Pack a data set into one file to move, which train and evaluate read as it is."""
+    from faceresnet import shards
+
+    if out.suffix != ".zip":
+        raise ValueError(f"--out must end in .zip, got {out}")
+    splits = {split: read(data, split, event, optional=True) for split in ("train", "val")}
+    splits = {split: photos for split, photos in splits.items() if photos}
+    if not splits:
+        raise DataError(f"{data} holds neither a train nor a val split")
+    total = sum(map(len, splits.values()))
+    size = shards.pack(
+        splits, out, max_side=max_side, quality=quality, progress=progress("packing", total)
+    )
+    typer.echo(f"{out}: {total} photos, {size / 1e6:.1f} MB")
+
+
+def read(
+    data: Path, split: str, events: Sequence[str] | None, *, optional: bool = False
+) -> list[Photo]:
+    """The photos of a split; none where it is optional and not there."""
+    from faceresnet.widerface import Layout, read_split
+
+    if optional and not Layout(data, split).exists():
+        return []
+    return read_split(data, split, events=events)
+
+
+def measured(file: Path, spec: ModelSpec, validation: Sequence[Photo]) -> ModelSpec:
+    """The specification with the AP measured on the validation photos, printed too."""
+    if not validation:
+        return spec
+    import numpy as np
+
+    from faceresnet.detector import FaceDetector
+    from faceresnet.evaluation import EVALUATION_THRESHOLD, evaluate, predict
+
+    detector = FaceDetector(file, threshold=EVALUATION_THRESHOLD)
+    bar = progress(f"measuring {spec.precision}", len(validation))
+    photos = list(validation)
+    predictions = {}
+    for photo in bar(photos):
+        predictions |= predict(detector, [photo], protocol="original")
+    report = evaluate(predictions, photos, protocol="original")
+    aps = {"all": report.ap, **{event: curve.ap for event, curve in report.events.items()}}
+    for event, ap in aps.items():
+        typer.echo(f"{spec.precision}: AP {ap:.4f} on {event} (val, original size)")
+    (curve,) = report.curves.values()
+    f1 = 2 * curve.precision * curve.recall / np.maximum(curve.precision + curve.recall, 1e-9)
+    threshold = round(float(curve.scores[int(f1.argmax())]), 2)
+    return spec.replace(
+        threshold=threshold, measured={event: round(ap, 4) for event, ap in aps.items()}
+    )
+
+
+def weights_file(init: str) -> Path:
+    """The file of ``--init``: a path, or the weights of a shipped model."""
+    from faceresnet.weights import SHIPPED
+
+    shipped = SHIPPED / f"{init}.safetensors"
+    for file in (Path(init), shipped):
+        if file.is_file():
+            return file
+    raise TrainingError(f"--init {init} is neither a file nor a shipped model with weights")
+
+
+def progress(title: str, total: int) -> Callable[[Iterable[T]], Iterable[T]]:
+    """A progress bar on standard error around an iterator; nothing where it is no terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return lambda items: track(
+        items, title, total, console=console, transient=True, disable=not console.is_terminal
+    )
+
+
+def require(*modules: str) -> None:
+    """Refuse to go on without the packages of the extra ``[train]``."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError("this command", "train")

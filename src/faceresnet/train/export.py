@@ -1,0 +1,217 @@
+"""From a run to one .onnx file that says everything about itself, in fp32, fp16 or int8."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from safetensors.torch import save_file
+
+from faceresnet import images
+from faceresnet.engine import INPUT, OUTPUTS, open_engine
+from faceresnet.errors import TrainingError
+from faceresnet.spec import ModelSpec
+from faceresnet.train.loop import BEST, LAST, load_weights, read_recipe
+from faceresnet.train.model import FaceResNet
+from faceresnet.train.recipes import Recipe
+from faceresnet.widerface import Photo
+
+#: Largest difference of a logit or delta between PyTorch and the exported fp32 file.
+TOLERANCE = 2e-3
+#: (batch, height, width) with which the exported file is checked: not the size it was traced with.
+CHECKED_SHAPES = ((1, 64, 64), (2, 96, 160), (1, 480, 640))
+
+
+def load_run(folder: Path, checkpoint: str = "best") -> tuple[Recipe, FaceResNet]:
+    """The recipe and the trained network of a run, ready for inference.
+
+    Args:
+        folder: the run folder.
+        checkpoint: ``best`` by validation AP (``last`` where there is none) or ``last``.
+
+    Raises:
+        TrainingError: the folder is no run, or has no checkpoint yet.
+    """
+    recipe = read_recipe(folder)
+    file = folder / (BEST if checkpoint == "best" else LAST)
+    if not file.exists():
+        file = folder / LAST
+    if not file.exists():
+        raise TrainingError(f"{folder} has no checkpoint yet: train on, then export")
+    model = FaceResNet(recipe.network)
+    load_weights(model, file)
+    return recipe, model.eval()
+
+
+def save_weights(model: FaceResNet, file: Path) -> None:
+    """Write the weights as .safetensors, to start other trainings from."""
+    temporary = file.with_suffix(".tmp")
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
+    temporary.replace(file)
+
+
+def export(model: FaceResNet, spec: ModelSpec, file: Path) -> None:
+    """Write the network as fp32 ONNX with dynamic batch, height and width.
+
+    Raises:
+        TrainingError: the file's outputs are not PyTorch's; nothing is written.
+    """
+    model = model.cpu().eval()
+    side = 2 * spec.size_multiple
+    height = torch.export.Dim("height", min=1, max=1024) * spec.size_multiple
+    width = torch.export.Dim("width", min=1, max=1024) * spec.size_multiple
+    example = torch.zeros(2, side, side + spec.size_multiple, 3, dtype=torch.uint8)
+    with _quiet():
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch"), 1: height, 2: width},),
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            verbose=False,
+        )
+    assert program is not None
+    write_onnx(program.model_proto, spec, file, model)
+
+
+def write_onnx(
+    proto: onnx.ModelProto, spec: ModelSpec, file: Path, reference: FaceResNet | None = None
+) -> None:
+    """Write a model file with its specification, checked against `reference` before it appears."""
+    onnx.helper.set_model_props(proto, spec.to_metadata())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp.onnx")
+    try:
+        onnx.save(proto, temporary)
+        if reference is not None:
+            check(temporary, reference)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def rewrite(file: Path, spec: ModelSpec, out: Path) -> None:
+    """Copy a model file, with another specification."""
+    write_onnx(onnx.load(file), spec, out)
+
+
+def check(file: Path, model: FaceResNet) -> float:
+    """Compare a model file with PyTorch on noise of several shapes.
+
+    Returns:
+        the largest difference of any output.
+
+    Raises:
+        TrainingError: it is larger than `TOLERANCE`.
+    """
+    engine = open_engine(file, "onnxruntime")
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    for n, height, width in CHECKED_SHAPES:
+        noise = rng.integers(0, 256, (n, height, width, 3), dtype=np.uint8)
+        with torch.no_grad():
+            expected = [output.numpy() for output in model(torch.from_numpy(noise))]
+        for name, want, got in zip(OUTPUTS, expected, engine(noise), strict=True):
+            if want.shape != got.shape:
+                raise TrainingError(f"{name} has shape {got.shape}, PyTorch gives {want.shape}")
+            worst = max(worst, float(np.abs(want - got).max()))
+    if not worst <= TOLERANCE:
+        raise TrainingError(
+            f"the exported file differs from PyTorch by {worst:.1e}, at most {TOLERANCE:.0e} is "
+            "expected: it was not written. Other versions of torch or onnxscript may export it."
+        )
+    return worst
+
+
+def quantise(file: Path, out: Path, spec: ModelSpec, calibration: Sequence[Photo]) -> None:
+    """Write an int8 copy of a fp32 model: QDQ, weights by channel, activations calibrated.
+
+    One file serves ONNX Runtime and OpenVINO. The last convolution of each head stays in fp32:
+    it costs little, and its outputs are what scores and boxes are made of.
+
+    Args:
+        file: the fp32 model.
+        out: the int8 model to write.
+        spec: of the int8 model.
+        calibration: real photos, whose activations set the ranges.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as temporary, _quiet():
+        prepared = Path(temporary) / "prepared.onnx"
+        quantised = Path(temporary) / "quantised.onnx"
+        quant_pre_process(file, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            quantised,
+            CalibrationPhotos(calibration, spec.size_multiple),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            nodes_to_exclude=_output_convolutions(onnx.load(prepared)),
+            extra_options={"ActivationSymmetric": False},
+        )
+        write_onnx(onnx.load(quantised), spec, out)
+
+
+def _output_convolutions(proto: onnx.ModelProto) -> list[str]:
+    """Names of the convolutions nearest to the outputs, found walking up from them."""
+    maker = {output: node for node in proto.graph.node for output in node.output}
+    waiting = [output.name for output in proto.graph.output]
+    found = []
+    while waiting:
+        node = maker.get(waiting.pop())
+        if node is None:
+            continue
+        if node.op_type == "Conv":
+            found.append(node.name)
+        else:
+            waiting.extend(node.input)
+    return found
+
+
+class CalibrationPhotos:
+    """Photos as ONNX Runtime's calibration wants them: one input dictionary after another."""
+
+    def __init__(self, photos: Sequence[Photo], multiple: int, longest: int = 640) -> None:
+        self._inputs = self._read(photos, multiple, longest)
+
+    @staticmethod
+    def _read(photos: Sequence[Photo], multiple: int, longest: int) -> Any:
+        for photo in photos:
+            image = images.read(photo.read_bytes())
+            scale = longest / max(image.shape[:2])
+            if scale < 1:
+                size = (round(image.shape[0] * scale), round(image.shape[1] * scale))
+                image = images.resize(image, size)
+            yield {INPUT: images.letterbox(image, multiple)[None]}
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next input, None after the last."""
+        return next(self._inputs, None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Keep the exporters' progress and warnings away from the user."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
