@@ -21,8 +21,8 @@ class ModelSpec:
     """Everything needed to run a model; travels in the metadata of its .onnx file.
 
     The network takes ``images``, uint8 RGB (N, H, W, 3) with H and W multiples of `size_multiple`,
-    and returns ``logits`` (N, R) and ``deltas`` (N, R, 4), R in the order of `anchors.make_anchors`.
-    Normalisation is part of the network.
+    and returns ``logits`` (N, R) and ``deltas`` (N, R, 4), R in the order of
+    `anchors.make_anchors`. Normalisation is part of the network.
 
     Attributes:
         name: what `faceresnet models` calls it.

@@ -10,8 +10,8 @@ A data set is a folder laid out as its authors publish it; your own photos go in
         └── wider_face_val_bbx_gt.txt
 
 Each of the three folders may instead be the published archive, unextracted: ``WIDER_train.zip``,
-``WIDER_val.zip``, ``wider_face_split.zip``; or all of it lies in one .zip, a shard. An *event* is any folder that groups photos; use one
-for your own. The list of faces repeats, for each photo::
+``WIDER_val.zip``, ``wider_face_split.zip``; or all of it lies in one .zip, a shard. An *event* is
+any folder that groups photos; use one for your own. The list of faces repeats, for each photo::
 
     <event>/<name>
     <number of faces>

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import (
     Callback,
-    EMAWeightAveraging,
     ModelCheckpoint,
     RichProgressBar,
+    WeightAveraging,
 )
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file
@@ -204,6 +205,16 @@ def rate_factor(schedule: Schedule, iteration: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+def moving_average(decay: float, average: Tensor, current: Tensor, updates: Tensor) -> Tensor:
+    """Exponential moving average whose decay rises to `decay`, so that the start is forgotten.
+
+    Without the rise the random initial weights would still be a third of the average after
+    1 / (1 − decay) updates.
+    """
+    reached = min(decay, (1 + int(updates)) / (10 + int(updates)))
+    return average + (1 - reached) * (current - average)
+
+
 def make_spec(recipe: Recipe, **changes: Any) -> ModelSpec:
     """The specification of a recipe's model."""
     network = recipe.network
@@ -343,7 +354,7 @@ def train(
             )
         )
     if schedule.average:
-        callbacks.append(EMAWeightAveraging(decay=schedule.average))
+        callbacks.append(WeightAveraging(avg_fn=partial(moving_average, schedule.average)))
     if interactive:
         callbacks.append(RichProgressBar())
     trainer = lightning.Trainer(
