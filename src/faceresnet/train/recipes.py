@@ -207,9 +207,10 @@ def faceresnet_n() -> Recipe:
         loss=Loss(),
         augmentation=Augmentation(
             sizes=(256, 256, 256, 512),
+            grids=(0.45, 0.3, 0.25),
             event_weights=(("wider", 3.0), ("heads", 0.7), ("masks_a", 0.7)),
         ),
-        schedule=Schedule(iterations=12_000),
+        schedule=Schedule(iterations=12_000, validate_every=8),
     )
 
 
