@@ -129,6 +129,12 @@ def test_a_face_that_fills_the_frame_is_found_once(blob_detector, size):
     assert overlap[0, 0] > 0.5
 
 
+def test_without_the_pyramid_a_large_face_is_missed(blob_model):
+    image = blob_image((300, 400), (200, 150, 250))
+    assert len(FaceDetector(blob_model, threads=1)(image)) == 1
+    assert len(FaceDetector(blob_model, threads=1, pyramid=False)(image)) == 0
+
+
 def test_large_and_small_faces_of_one_photo(blob_detector):
     image = blob_image((1_200, 2_400), (1_500, 600, 900), (100, 100, 18), (604, 1_004, 12))
     faces = blob_detector(image)

@@ -16,11 +16,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from faceresnet import boxes as boxes_
-from faceresnet import images, pyramid
+from faceresnet import images
 from faceresnet.anchors import make_anchors
 from faceresnet.detections import Detections
 from faceresnet.engine import Engine, open_engine
 from faceresnet.errors import ModelError
+from faceresnet.pyramid import View, fragments, plan
 from faceresnet.spec import ModelSpec
 from faceresnet.weights import DEFAULT_MODEL, locate
 
@@ -96,6 +97,8 @@ class FaceDetector:
             faces. By default photos are looked at in full resolution.
         tile: how photos too large for one look are cut: ``auto`` (longer than 2,048 px, into tiles
             of 1,280), True (larger than a tile), False (never), or the side of a tile in px.
+        pyramid: look at large photos at reduced scales as well, so that faces too large for the
+            model's anchors are found; costs little.
         engine: ``openvino`` or ``onnxruntime``.
         device: where the engine runs: cpu, gpu, cuda, …
         threads: on the CPU; by default one for each core.
@@ -111,6 +114,7 @@ class FaceDetector:
     threshold: float | None = None
     max_side: int | None = None
     tile: bool | int | str = "auto"
+    pyramid: bool = True
     engine: str = "openvino"
     device: str = "cpu"
     threads: int | None = None
@@ -198,7 +202,10 @@ class FaceDetector:
         size = photo.shape[:2]
         largest_anchor = max(max(level.sizes) for level in self.spec.levels)
         scaled = photo
-        for view in pyramid.plan(size, largest_anchor, max_side=self.max_side, tile=self.tile):
+        views = plan(
+            size, largest_anchor, max_side=self.max_side, tile=self.tile, pyramid=self.pyramid
+        )
+        for view in views:
             if scaled.shape[:2] != view.image_size:
                 scaled = images.resize(photo, view.image_size)
             y1, x1, y2, x2 = view.window
@@ -236,7 +243,7 @@ class _Found:
 class _Look:
     """A view on its way through the network, and where its faces go."""
 
-    view: pyramid.View
+    view: View
     pixels: images.Image
     photo_size: tuple[int, int]
     found: list[_Found]
@@ -251,7 +258,7 @@ def _merge(found: Sequence[_Found], spec: ModelSpec, size: tuple[int, int]) -> D
     levels = np.repeat([part.level for part in found], [len(part.scores) for part in found])
     kept = boxes_.nms(boxes, scores, spec.nms_iou)
     boxes, scores, levels = boxes[kept], scores[kept], levels[kept]
-    whole = ~pyramid.fragments(boxes, scores, levels)
+    whole = ~fragments(boxes, scores, levels)
     return Detections(boxes[whole], scores[whole], size)
 
 

@@ -85,7 +85,7 @@ class Engine:
                 f"height and width must be multiples of {multiple} px and nothing empty, "
                 f"got {images.shape}: images.letterbox pads"
             )
-        return self._infer(images)
+        return self._infer(np.ascontiguousarray(images))
 
 
 def open_engine(

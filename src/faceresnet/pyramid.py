@@ -1,9 +1,9 @@
 """Which parts of a photo the network looks at, and at which scales.
 
 One look finds faces from a few pixels up to somewhat more than the largest anchor. Photos in which
-a face could be larger are looked at again, reduced, until a face that fills the frame fits the
-largest anchor. Photos too large for one look are cut into overlapping tiles. Each look reports
-only the sizes that it sees best, and no face that the border of its tile cuts.
+a face could be larger are looked at again, reduced, until a face that fills the frame is smaller
+than the largest anchor. Photos too large for one look are cut into overlapping tiles. Each look
+reports only the sizes that it sees best, and no face that the border of its tile cuts.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ TILE = 1280
 TILE_FROM = 2048
 #: Scales follow one another by at most this factor, so that every size is seen well at one.
 MAX_STEP = 6.0
+#: The coarsest scale reduces the whole frame to this part of the largest anchor.
+FRAME = 0.75
 #: A look reports faces up to this factor above the largest anchor (IoU ½ with it).
 REACH = sqrt(2.0)
 #: A box this close to an inner border of its tile, px, or in parts of its own size, is cut by it.
@@ -97,6 +99,7 @@ def plan(
     *,
     max_side: int | None = None,
     tile: bool | int | str = "auto",
+    pyramid: bool = True,
 ) -> list[View]:
     """Choose the views of a photo, finest first.
 
@@ -106,17 +109,19 @@ def plan(
         max_side: the finest scale reduces the photo's longer side to at most this many px.
         tile: False: never cut; True or a side in px: cut what is larger than a tile; ``auto``: cut
             what is longer than `TILE_FROM` into tiles of `TILE`.
+        pyramid: also look at reduced scales, where a face could be too large for the finest.
     """
     side = tile if isinstance(tile, int) and not isinstance(tile, bool) else TILE
     shrink = min(1.0, max_side / max(size)) if max_side else 1.0
     finest = _scaled(size, shrink)
     cuts = tile is not False and max(finest) > (TILE_FROM if tile == "auto" else side)
-    overlap = ceil(min(largest_anchor, side / 2) / 2)
+    overlap = ceil(min(largest_anchor / 2, max(side / 8, min(64, side / 4))))
     # A face larger than the overlap may be cut by every tile, so the next scale must see it.
     largest = 2.0 * overlap if cuts else largest_anchor
     smallest = largest / (2 * MAX_STEP)
-    spans = sqrt(finest[0] * finest[1]) / largest
-    steps = 0 if spans <= REACH else ceil(log(spans) / log(MAX_STEP))
+    frame = sqrt(finest[0] * finest[1])
+    spans = frame / (FRAME * largest)
+    steps = ceil(log(spans) / log(MAX_STEP)) if pyramid and frame > REACH * largest else 0
     views = []
     for level in range(steps + 1):
         scaled = _scaled(size, shrink * spans ** (-level / steps)) if steps else finest

@@ -58,6 +58,13 @@ def detect(
             rich_help_panel=DETECTOR,
         ),
     ] = "auto",
+    pyramid: Annotated[
+        bool,
+        typer.Option(
+            help="Look at large photos at reduced scales, too, for faces that fill them.",
+            rich_help_panel=DETECTOR,
+        ),
+    ] = True,
     engine: Engine = "openvino",
     device: Device = "cpu",
     threads: Threads = None,
@@ -115,6 +122,7 @@ def detect(
         threshold=threshold,
         max_side=max_side,
         tile=parse_tile(tile),
+        pyramid=pyramid,
         engine=engine,
         device=device,
         threads=threads,
