@@ -76,9 +76,9 @@ def test_nms_of_a_dense_crowd_takes_milliseconds():
     boxes.nms(candidates, scores, 0.4)
     times_s = []
     for _ in range(9):
-        start = time.perf_counter()
+        start = time.process_time()  # of all threads, whatever else the machine does
         boxes.nms(candidates, scores, 0.4)
-        times_s.append(time.perf_counter() - start)
+        times_s.append(time.process_time() - start)
     # 1 ms on an idle machine; a loop over arrays takes 24.
     assert min(times_s) < 0.008
 

@@ -1,7 +1,7 @@
 import json
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -41,14 +41,20 @@ for arguments in (["--help"], ["detect", "--help"], ["--version"]):
     assert loaded_after(code) == []
 
 
+def processor_time_s():
+    """What the processes started so far have used: independent of the machine's load."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_is_fast():
     times_s = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = processor_time_s()
         subprocess.run(
             [sys.executable, "-m", "faceresnet", "--help"], capture_output=True, check=True
         )
-        times_s.append(time.perf_counter() - start)
+        times_s.append(processor_time_s() - start)
     assert min(times_s) < 0.5
 
 

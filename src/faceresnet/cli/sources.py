@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import http.client
 import sys
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections import deque
@@ -144,6 +145,9 @@ def _download(url: str) -> bytes:
         request = urllib.request.Request(url, headers={"User-Agent": f"faceresnet/{__version__}"})
         with urllib.request.urlopen(request, timeout=URL_TIMEOUT_S) as response:
             content: bytes = response.read(URL_BYTES + 1)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise ImageError(f"cannot download {url}: HTTP {error.code} {error.reason}") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise ImageError(f"cannot download {url}: {getattr(error, 'reason', error)}") from error
     if len(content) > URL_BYTES:
