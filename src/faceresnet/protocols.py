@@ -23,6 +23,7 @@ PROTOCOLS = {
     "vga": "photos scaled so that the longer side is 640 px",
     "original": "photos in their own size",
     "multiscale": "photos at 0.5, 1 and 2 times their own size, merged",
+    "shipped": "photos in their own size, with the detector's own tiles and reduced scales",
 }
 VGA_SIDE = 640
 MULTISCALE = (0.5, 1.0, 2.0)
@@ -55,7 +56,8 @@ def predict(
 
     Args:
         detector: from an RGB image (H, W, 3) uint8 to boxes and scores; its threshold should be
-            `EVALUATION_THRESHOLD`, and it should not scale the image itself.
+            `EVALUATION_THRESHOLD`; for all protocols but ``shipped`` it should look at the image
+            once, as it is.
         photos: to be read and shown.
         protocol: one of `PROTOCOLS`.
         progress: called with the photos done and their number, after each.
@@ -93,7 +95,7 @@ def _scales(image: np.ndarray, protocol: str) -> tuple[float, ...]:
     longer = max(image.shape[:2])
     if protocol == "vga":
         return (VGA_SIDE / longer,)
-    if protocol == "original":
+    if protocol in ("original", "shipped"):
         return (1.0,)
     return tuple(scale for scale in MULTISCALE if scale <= max(1.0, LARGEST_SIDE / longer))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from faceresnet.cli.detect import Device, Engine, Model, Threads, parse_tile
+from faceresnet.cli.detect import Device, Engine, Model, Threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,18 +63,12 @@ def evaluate(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="vga: longer side 640 px; original: own size; multiscale: 0.5, 1 and 2 times it.",
+            help="vga: longer side 640 px; original: own size; multiscale: 0.5, 1 and 2 times it; "
+            "shipped: as detect looks at photos, with tiles and reduced scales.",
             show_default="original",
             rich_help_panel="Detector",
         ),
     ] = None,
-    tile: Annotated[
-        str,
-        typer.Option(
-            help="Cut large photos into tiles: auto, on, off, or a side in px.",
-            rich_help_panel="Detector",
-        ),
-    ] = "auto",
     engine: Engine = "openvino",
     device: Device = "cpu",
     threads: Threads = None,
@@ -138,7 +132,7 @@ def evaluate(
         found = widerface.read_results(predictions, [photo.name for photo in truth.photos])
         shown = f"results in {predictions}, protocol {protocol or 'not stated'}"
     else:
-        detector = _open_detector(model, tile, engine, device, threads)
+        detector = _open_detector(model, name, engine, device, threads)
         found = _predict(detector, truth.photos, name)
         shown = f"{name}: {evaluation.PROTOCOLS[name]}"
         threshold = detector.spec.threshold if threshold is None else threshold
@@ -179,16 +173,20 @@ def _check_outputs(
 
 
 def _open_detector(
-    model: str, tile: str, engine: str, device: str, threads: int | None
+    model: str, protocol: str, engine: str, device: str, threads: int | None
 ) -> FaceDetector:
-    """Open a model that is to tell everything it has the least idea of."""
+    """Open a model that is to tell everything it has the least idea of.
+
+    The protocols that name a scale look at the photo once at that scale, whatever its size.
+    """
     from faceresnet.detector import FaceDetector
     from faceresnet.evaluation import EVALUATION_THRESHOLD
 
     return FaceDetector(
         model,
         threshold=EVALUATION_THRESHOLD,
-        tile=parse_tile(tile),
+        tile="auto" if protocol == "shipped" else False,
+        pyramid=protocol == "shipped",
         engine=engine,
         device=device,
         threads=threads,

@@ -230,7 +230,7 @@ def measured(file: Path, spec: ModelSpec, validation: Sequence[Photo]) -> ModelS
     from faceresnet.detector import FaceDetector
     from faceresnet.evaluation import EVALUATION_THRESHOLD, evaluate, predict
 
-    detector = FaceDetector(file, threshold=EVALUATION_THRESHOLD)
+    detector = FaceDetector(file, threshold=EVALUATION_THRESHOLD, tile=False, pyramid=False)
     bar = progress(f"measuring {spec.precision}", len(validation))
     photos = list(validation)
     predictions = {}
