@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from faceresnet import __version__
-from faceresnet.cli import detect, evaluate, nn, training
+from faceresnet.cli import detect, digits, evaluate, nn, training
 from faceresnet.errors import FaceResNetError
 
 #: Exit status: part of the work failed; the arguments or the state of the world forbid it;
@@ -68,6 +68,7 @@ app.command()(training.export)
 evaluate.data.command()(training.pack)
 app.add_typer(evaluate.data, name="data")
 app.add_typer(nn.nn, name="nn")
+app.add_typer(digits.digits, name="digits")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
