@@ -73,7 +73,7 @@ def predict(
     check_protocol(protocol)
     predictions = {}
     for done, photo in enumerate(photos, start=1):
-        image = images.read(photo.read_bytes())
+        image = photo.read()
         predictions[photo.name] = _detect_at(detector, image, _scales(image, protocol))
         if progress is not None:
             progress(done, len(photos))

@@ -42,8 +42,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from faceresnet import boxes
-from faceresnet.errors import DataError
+from faceresnet import boxes, images
+from faceresnet.errors import DataError, ImageError
 
 SPLITS = ("train", "val")
 #: What was found in each photo: its name, and boxes (M, 4) px with scores (M,) in any order.
@@ -141,6 +141,22 @@ class Photo:
             raise DataError(
                 f"the photo {self.name} is listed but cannot be read from {place} ({error}): "
                 "extract or download the images again."
+            ) from error
+
+    def read(self) -> images.Image:
+        """Read and decode the photo: (H, W, 3) uint8 RGB.
+
+        Raises:
+            DataError: the photo is listed but not there.
+            ImageError: it is broken; the message names it.
+        """
+        data = self.read_bytes()
+        try:
+            return images.read(data)
+        except ImageError as error:
+            raise ImageError(
+                f"the photo {self.name} in {self.path} is broken: {error}. "
+                "Replace it, or take it off the list of faces."
             ) from error
 
     def faces_within(
