@@ -8,22 +8,28 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
 from faceresnet import images
+from faceresnet.errors import DataError
 from faceresnet.widerface import Photo
 
 #: Photos held in memory at a time.
 CHUNK = 64
+#: px; WebP has no larger sides, such photos are stored as they are.
+WEBP_LIMIT = 16_383
+#: Quality of WebP for photos that are reduced when none is asked for.
+DEFAULT_QUALITY = 90
 
 
 def pack(
-    splits: dict[str, Sequence[Photo]],
+    splits: Mapping[str, Sequence[Photo]],
     file: Path,
     *,
     max_side: int | None = None,
@@ -32,68 +38,104 @@ def pack(
 ) -> int:
     """Write photos and their faces into one shard.
 
+    A photo that is stored anew is called ``.webp`` in the shard; the others keep their names.
+
     Args:
         splits: photos by split, ``train`` and ``val``.
         file: the shard, a .zip; it appears when it is complete.
         max_side: larger photos are reduced to this longer side, px.
         quality: of WebP, 1..100, for photos that are reduced and, if given, for all others too; by
-            default photos that fit are stored as they are and reduced ones get 90.
-        progress: wraps the iterator over photos, to show it.
+            default photos that fit are stored as they are and reduced ones get `DEFAULT_QUALITY`.
+        progress: wraps the iterator over the photos of all splits, to show it.
 
     Returns:
         bytes written.
+
+    Raises:
+        DataError: a photo is not there, or the shard cannot be written.
+        ImageError: a photo is broken.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.tmp")
+    everything = iter(progress([photo for photos in splits.values() for photo in photos]))
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             for split, photos in splits.items():
                 lines: list[str] = []
-                with ThreadPoolExecutor(os.cpu_count()) as pool:
-                    for start in range(0, len(photos), CHUNK):
-                        chunk = photos[start : start + CHUNK]
-                        for name, data, faces, ignore in pool.map(
-                            lambda photo: _encode(photo, max_side, quality), progress(chunk)
-                        ):
-                            archive.writestr(f"WIDER_{split}/images/{name}", data)
-                            lines += _labels(name, faces, ignore)
+                taken = {photo.name for photo in photos}
+                for stored in _encoded(islice(everything, len(photos)), max_side, quality):
+                    name = stored.name
+                    if stored.is_new:
+                        name = _free_name(name, taken)
+                        taken.add(name)
+                    archive.writestr(f"WIDER_{split}/images/{name}", stored.data)
+                    lines += _labels(name, stored.faces, stored.ignore)
                 labels = f"wider_face_split/wider_face_{split}_bbx_gt.txt"
                 archive.writestr(labels, "\n".join(lines) + "\n", zipfile.ZIP_DEFLATED)
         temporary.replace(file)
+    except OSError as error:
+        raise DataError(f"cannot write the shard {file}: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
     return file.stat().st_size
 
 
-def _encode(
-    photo: Photo, max_side: int | None, quality: int | None
-) -> tuple[str, bytes, np.ndarray, np.ndarray]:
-    """Name, file, faces (G, 4) px and ignore flags (G,) of a photo as the shard keeps it."""
-    data = photo.read_bytes()
-    with Image.open(io.BytesIO(data)) as header:
-        longest = max(header.size)
-    shrink = max_side is not None and longest > max_side
-    if not shrink and quality is None:
-        return photo.name, data, photo.faces, photo.ignore
-    image = images.read(data)
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """A photo as the shard keeps it; `is_new` where its file is not the original one."""
+
+    name: str
+    data: bytes
+    faces: np.ndarray
+    ignore: np.ndarray
+    is_new: bool
+
+
+def _encoded(
+    photos: Iterator[Photo], max_side: int | None, quality: int | None
+) -> Iterator[_Stored]:
+    """Photos as the shard keeps them, in order; `CHUNK` of them are made at a time."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while chunk := list(islice(photos, CHUNK)):
+            yield from pool.map(lambda photo: _encode(photo, max_side, quality), chunk)
+
+
+def _encode(photo: Photo, max_side: int | None, quality: int | None) -> _Stored:
+    original = _Stored(photo.name, photo.read_bytes(), photo.faces, photo.ignore, is_new=False)
+    if max_side is None and quality is None:
+        return original
+    from PIL import Image
+
+    image = photo.read()
+    height, width = image.shape[:2]
+    longest = max(height, width)
     faces = photo.faces
-    if shrink:
-        assert max_side is not None
-        height, width = image.shape[:2]
+    if max_side is not None and longest > max_side:
         size = (
             max(1, round(height * max_side / longest)),
             max(1, round(width * max_side / longest)),
         )
         image = images.resize(image, size)
         faces = faces * np.array([size[1] / width, size[0] / height] * 2, np.float32)
+    elif quality is None or longest > WEBP_LIMIT:
+        return original
     out = io.BytesIO()
-    Image.fromarray(image).save(out, "WEBP", quality=90 if quality is None else quality)
-    return str(PurePosixPath(photo.name).with_suffix(".webp")), out.getvalue(), faces, photo.ignore
+    Image.fromarray(image).save(
+        out, "WEBP", quality=DEFAULT_QUALITY if quality is None else quality
+    )
+    return _Stored(photo.name, out.getvalue(), faces, photo.ignore, is_new=True)
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """The name with .webp for its suffix, or after it where another photo is called so."""
+    webp = str(PurePosixPath(name).with_suffix(".webp"))
+    return webp if webp == name or webp not in taken else f"{name}.webp"
 
 
 def _labels(name: str, faces: np.ndarray, ignore: np.ndarray) -> list[str]:
-    """The lines of one photo in the list of faces."""
+    """The lines of one photo in the list of faces, to 1/1,000 px."""
     lines = [name, str(len(faces))]
     for (x1, y1, x2, y2), ignored in zip(faces.tolist(), ignore.tolist(), strict=True):
-        lines.append(f"{x1:g} {y1:g} {x2 - x1:g} {y2 - y1:g} 0 0 0 {int(ignored)} 0 0")
+        box = " ".join(f"{round(value, 3):.9g}" for value in (x1, y1, x2 - x1, y2 - y1))
+        lines.append(f"{box} 0 0 0 {int(ignored)} 0 0")
     return lines

@@ -233,7 +233,7 @@ def measured(file: Path, spec: ModelSpec, validation: Sequence[Photo]) -> ModelS
     detector = FaceDetector(file, threshold=EVALUATION_THRESHOLD, tile=False, pyramid=False)
     bar = progress(f"measuring {spec.precision}", len(validation))
     photos = list(validation)
-    predictions = {}
+    predictions: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for photo in bar(photos):
         predictions |= predict(detector, [photo], protocol="original")
     report = evaluate(predictions, photos, protocol="original")
