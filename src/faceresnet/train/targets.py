@@ -108,7 +108,7 @@ def assign_adaptively(
     Those whose IoU reaches the candidates' mean plus standard deviation, with their centre inside
     the face, answer for it: each face sets its own threshold, whatever its size. Its best candidate
     always answers, and a face that loses all its anchors to others takes the best one left over,
-    so that no face is left without an anchor.
+    so that no face is left without an anchor while one of its candidates is free.
 
     Unlike the published form no (R, G) overlap matrix is built: a crowd costs G · 9 · A · levels.
 
@@ -133,19 +133,20 @@ def assign_adaptively(
     centred = ((centre > boxes[:, None, :2]) & (centre < boxes[:, None, 2:])).all(-1)
     answers = inside_grid & centred & (overlap >= (mean + spread.sqrt())[:, None])
     best = overlap.argmax(1, keepdim=True) if len(boxes) else overlap.new_zeros((0, 1)).long()
-    answers = answers.scatter(1, best, True)
+    answers = answers.scatter(1, best, True) & inside_grid
     # A face's best candidate outbids every other claim on that anchor but another face's best.
     claim = overlap.scatter_add(1, best, torch.ones_like(best, dtype=overlap.dtype))
 
     slots = image[:, None] * len(anchors) + candidate
     matched = torch.full((images * len(anchors),), -1, dtype=torch.int64, device=anchors.device)
     _settle(matched, slots, claim, answers, taught)
-    served = torch.zeros(len(faces.boxes) + 1, dtype=torch.bool, device=anchors.device)
-    served[matched] = True  # index −1 is the spare last slot
-    lost = ~served[taught]
-    free = inside_grid & (matched[slots] < 0) & lost[:, None]
-    second = overlap.where(free, -1.0)
-    if len(boxes):
+    for _ in range(len(taught)):  # each round serves one face at least
+        served = torch.zeros(len(faces.boxes) + 1, dtype=torch.bool, device=anchors.device)
+        served[matched] = True  # index −1 is the spare last slot
+        free = inside_grid & (matched[slots] < 0) & ~served[taught][:, None]
+        if not free.any():
+            break
+        second = overlap.where(free, -1.0)
         choice = torch.zeros_like(free).scatter(1, second.argmax(1, keepdim=True), True) & free
         _settle(matched, slots, second, choice, taught)
     ignored = near_ignored(anchors, faces, images)
