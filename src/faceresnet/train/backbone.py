@@ -5,7 +5,7 @@ Because the names agree, torchvision's ImageNet weights load unchanged: `load_im
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -139,9 +139,38 @@ def load_imagenet(backbone: ResNet, file: Path) -> None:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
         state = {name: value for name, value in state.items() if not name.startswith("fc.")}
-        backbone.load_state_dict(state)
+        load_state(backbone, state)
     except Exception as error:
         raise TrainingError(
-            f"{file} does not hold weights of this backbone: {error}. "
+            f"{file} does not hold weights of this backbone: {first_line(error)}. "
             "Expected the state dict of a torchvision ResNet of the same depth."
         ) from error
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a state dict that must have all the module's names and shapes, and no others.
+
+    Raises:
+        ValueError: it has not; the message counts what differs instead of listing it.
+    """
+    try:
+        module.load_state_dict(dict(state))
+    except RuntimeError as error:
+        own = module.state_dict()
+        shared = [name for name in own if name in state]
+        differing = {
+            "is missing": [name for name in own if name not in state],
+            "is unknown": [name for name in state if name not in own],
+            "has another shape": [n for n in shared if own[n].shape != state[n].shape],
+        }
+        counts = [
+            f"{names[0]} {what}" + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
+            for what, names in differing.items()
+            if names
+        ]
+        raise ValueError("; ".join(counts) or first_line(error)) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says in its first line: those of torch go on for pages."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
