@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from faceresnet.anchors import Level
-from faceresnet.train.backbone import ResNet, conv
+from faceresnet.train.backbone import BLOCKS, ResNet, conv
 
 #: Mean and standard deviation of ImageNet's red, green and blue, for pixels in [0, 255].
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -51,6 +51,8 @@ class Network:
     delta_scales: tuple[float, float] = (0.1, 0.2)
 
     def __post_init__(self) -> None:
+        if not self.levels:
+            raise ValueError("a network needs at least one level")
         strides = [level.stride for level in self.levels]
         if strides[0] not in (4, 8) or strides != [strides[0] << i for i in range(len(strides))]:
             raise ValueError(f"strides must double from 4 or 8, got {strides}")
@@ -60,6 +62,21 @@ class Network:
             raise ValueError("every level needs the same number of anchors: the heads are shared")
         if self.head_block not in ("bottleneck", "conv"):
             raise ValueError(f"head_block must be bottleneck or conv, got {self.head_block!r}")
+        if self.head_block == "bottleneck" and self.pyramid % 4:
+            raise ValueError(
+                f"bottleneck heads need a pyramid of 4 · n channels, got {self.pyramid}"
+            )
+        if self.block not in BLOCKS:
+            raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got {self.block!r}")
+        if len(self.depths) != 4 or len(self.planes) != 4 or min(self.depths + self.planes) < 1:
+            raise ValueError(
+                "depths and planes need four positive numbers, one for each stage, "
+                f"got {self.depths} and {self.planes}"
+            )
+        if self.prior is not None and not 0 < self.prior < 1:
+            raise ValueError(f"prior must lie between 0 and 1, got {self.prior}")
+        if min(self.delta_scales) <= 0:
+            raise ValueError(f"delta_scales must be positive, got {self.delta_scales}")
 
     @property
     def anchors_per_cell(self) -> int:
