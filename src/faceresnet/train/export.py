@@ -54,6 +54,7 @@ def load_run(folder: Path, checkpoint: str = "best") -> tuple[Recipe, FaceResNet
 
 def save_weights(model: FaceResNet, file: Path) -> None:
     """Write the weights as .safetensors, to start other trainings from."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".tmp")
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
     temporary.replace(file)
@@ -192,7 +193,7 @@ class CalibrationPhotos:
     @staticmethod
     def _read(photos: Sequence[Photo], multiple: int, longest: int) -> Any:
         for photo in photos:
-            image = images.read(photo.read_bytes())
+            image = photo.read()
             scale = longest / max(image.shape[:2])
             if scale < 1:
                 size = (round(image.shape[0] * scale), round(image.shape[1] * scale))
