@@ -60,8 +60,11 @@ class PhotoSet:
         known = dict(event_weights)
         weights = np.array([known.get(photo.event, 1.0) for photo in photos])
         if weights.min() < 0 or weights.sum() <= 0:
-            raise ValueError(f"event weights must be positive, got {known}")
-        self._cumulative = np.cumsum(weights / weights.sum())
+            raise ValueError(
+                f"event weights must not be negative, nor 0 for every photo, got {known}"
+            )
+        cumulative = np.cumsum(weights)
+        self._cumulative = cumulative / cumulative[-1]
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -74,8 +77,8 @@ class PhotoSet:
 
     def draw(self, rng: np.random.Generator) -> int:
         """A random photo's index, by the events' weights."""
-        return min(int(np.searchsorted(self._cumulative, rng.random())), len(self) - 1)
+        return int(np.searchsorted(self._cumulative, rng.random(), side="right"))
 
 
 def _decode(photo: Photo) -> Tensor:
-    return torch.tensor(images.read(photo.read_bytes()))
+    return torch.tensor(photo.read())
