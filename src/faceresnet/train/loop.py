@@ -8,11 +8,15 @@ killed and resumed ends as one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import math
+import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +32,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -40,7 +45,7 @@ from faceresnet.evaluation import EVALUATION_THRESHOLD, evaluate, predict
 from faceresnet.spec import ModelSpec
 from faceresnet.train import recipes
 from faceresnet.train.augment import make_batch
-from faceresnet.train.backbone import load_imagenet
+from faceresnet.train.backbone import first_line, load_imagenet, load_state
 from faceresnet.train.losses import detection_loss
 from faceresnet.train.model import FaceResNet
 from faceresnet.train.photos import PhotoSet
@@ -52,6 +57,15 @@ RECIPE_FILE = "recipe.json"
 JOURNAL_FILE = "metrics.jsonl"
 LAST = Path("checkpoints/last.ckpt")
 BEST = Path("checkpoints/best.ckpt")
+#: How warnings begin that nobody who trains can act on: on workers, one is enough; the run folder
+#: of a run that goes on is not empty; a last epoch may be short; a call inside Lightning is old.
+NOT_FOR_USERS = (
+    "The 'train_dataloader' does not have many workers",
+    "The 'val_dataloader' does not have many workers",
+    "Checkpoint directory .* exists and is not empty",
+    "The number of training batches .* is smaller than the logging interval",
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+)
 
 
 class Batches(Dataset[tuple[Tensor, Faces]]):
@@ -123,6 +137,14 @@ class Training(lightning.LightningModule):
             self._anchors[size] = torch.tensor(made, device=self.device)
         return self._anchors[size]
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let a run folder be moved: its checkpoints lie where it lies now."""
+        here = os.path.realpath(self.folder / LAST.parent)
+        for state in checkpoint.get("callbacks", {}).values():
+            if isinstance(state, dict) and "dirpath" in state:
+                moved = _relocate(state, str(state["dirpath"]), here)
+                state.update(moved)
+
     def targets(self, anchors: Tensor, faces: Faces, n: int, size: tuple[int, int]) -> Targets:
         """The recipe's assignment of anchors to faces."""
         loss = self.recipe.loss
@@ -158,7 +180,12 @@ class Training(lightning.LightningModule):
     def _stop(self, batch: tuple[Tensor, Faces], terms: dict[str, Tensor]) -> None:
         file = self.folder / "nonfinite.pt"
         images_, faces = batch
-        saved = {"images": images_, "boxes": faces.boxes, "image": faces.image}
+        saved = {
+            "images": images_,
+            "boxes": faces.boxes,
+            "image": faces.image,
+            "ignore": faces.ignore,
+        }
         torch.save({name: value.cpu() for name, value in saved.items()}, file)
         raise TrainingError(
             f"the loss is {terms['loss'].item()} at iteration {self.global_step}: the batch is "
@@ -193,6 +220,15 @@ class Training(lightning.LightningModule):
         self.log("ap", report.ap, prog_bar=True, batch_size=1, sync_dist=True)
         for event, curve in report.events.items():
             self.log(f"ap/{event}", curve.ap, batch_size=1, sync_dist=True)
+
+
+def _relocate(value: Any, old: str, new: str) -> Any:
+    """`value` with the folder `old` replaced by `new` in all paths it holds."""
+    if isinstance(value, str):
+        return new + value.removeprefix(old) if value.startswith(old) else value
+    if isinstance(value, dict):
+        return {_relocate(k, old, new): _relocate(v, old, new) for k, v in value.items()}
+    return value
 
 
 def rate_factor(schedule: Schedule, iteration: int) -> float:
@@ -242,7 +278,11 @@ class Data(lightning.LightningDataModule):
         first = self.trainer.current_epoch * schedule.epoch
         count = max(0, min(schedule.epoch, schedule.iterations - first))
         batches = Batches(self.photos, self.recipe, first, count, self.trainer.global_rank)
-        return DataLoader(batches, batch_size=None, num_workers=self.workers)
+        # Forks share the photos; other start methods would copy them to every worker.
+        fork = "fork" if self.workers and sys.platform == "linux" else None
+        return DataLoader(
+            batches, batch_size=None, num_workers=self.workers, multiprocessing_context=fork
+        )
 
     def val_dataloader(self) -> list[int]:
         """One batch; `Training.validation_step` reads the photos itself."""
@@ -255,8 +295,26 @@ class Journal(Callback):
     def __init__(self, file: Path) -> None:
         self.file = file
 
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Drop the lines beyond the checkpoint that training goes on from: they come again."""
+        if not trainer.is_global_zero or not self.file.exists():
+            return
+        lines = self.file.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if self._iteration(line) <= trainer.global_step]
+        temporary = self.file.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        temporary.replace(self.file)
+
+    @staticmethod
+    def _iteration(line: str) -> float:
+        """Iteration of a line; infinite where it is half a line, written while it was killed."""
+        try:
+            return float(json.loads(line)["iteration"])
+        except (ValueError, KeyError, TypeError):
+            return math.inf
+
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Lightning's hook."""
+        """Write the epoch's line."""
         if not trainer.is_global_zero:
             return
         values = {name: round(float(v), 6) for name, v in trainer.callback_metrics.items()}
@@ -306,13 +364,18 @@ def train(
         the last checkpoint.
 
     Raises:
-        TrainingError: nothing to resume, a run that is already there, or a non-finite loss.
+        TrainingError: nothing to resume, a run that is already there, a device that is not, or a
+            non-finite loss.
+        ValueError: no such device.
     """
     last = folder / LAST
+    check_data_device(data_device)
     if resume and not last.exists():
         raise TrainingError(f"{folder} holds no checkpoint to resume: start without --resume")
     if not resume and last.exists():
         raise TrainingError(f"{folder} already holds a run: go on with --resume, or name another")
+    if resume and read_recipe(folder).network != recipe.network:
+        raise TrainingError(f"{folder} holds a run of another network: start a new run")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / RECIPE_FILE, recipes.to_json(recipe))
 
@@ -322,13 +385,43 @@ def train(
         load_weights(module.model, init)
     if compiled:
         module.model.compile()
-    photos = PhotoSet(
-        training,
-        device=data_device,
-        keep=keep,
-        event_weights=recipe.augmentation.event_weights,
-        progress=progress,
-    )
+    with quiet():
+        trainer = make_trainer(
+            recipe,
+            folder,
+            validates=bool(validation),
+            accelerator=accelerator,
+            devices=devices,
+            strategy=strategy,
+            nodes=nodes,
+        )
+        photos = PhotoSet(
+            training,
+            device=own_device(data_device),
+            keep=keep,
+            event_weights=recipe.augmentation.event_weights,
+            progress=progress,
+        )
+        data = Data(photos, recipe, workers if data_device == "cpu" else 0)
+        trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=False)
+    return last
+
+
+def make_trainer(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    validates: bool,
+    accelerator: str,
+    devices: int | str,
+    strategy: str,
+    nodes: int,
+) -> lightning.Trainer:
+    """Lightning's trainer for a run, with everything the run folder gets written by.
+
+    Raises:
+        TrainingError: the accelerator or its devices are not here.
+    """
     schedule = recipe.schedule
     interactive = sys.stderr.isatty()
     callbacks: list[Callback] = [
@@ -342,7 +435,7 @@ def train(
         ),
         Journal(folder / JOURNAL_FILE),
     ]
-    if validation:
+    if validates:
         callbacks.append(
             ModelCheckpoint(
                 folder / BEST.parent,
@@ -357,28 +450,64 @@ def train(
         callbacks.append(WeightAveraging(avg_fn=partial(moving_average, schedule.average)))
     if interactive:
         callbacks.append(RichProgressBar())
-    trainer = lightning.Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        strategy=strategy,
-        num_nodes=nodes,
-        precision="bf16-mixed" if schedule.bf16 and has_bf16(accelerator) else "32-true",
-        max_epochs=math.ceil(schedule.iterations / schedule.epoch),
-        reload_dataloaders_every_n_epochs=1,
-        use_distributed_sampler=False,
-        check_val_every_n_epoch=schedule.validate_every,
-        limit_val_batches=None if validation else 0,
-        num_sanity_val_steps=0,
-        gradient_clip_val=schedule.clip or None,
-        callbacks=callbacks,
-        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
-        log_every_n_steps=min(50, schedule.epoch),
-        enable_progress_bar=interactive,
-        enable_model_summary=False,
-    )
-    data = Data(photos, recipe, workers if data_device == "cpu" else 0)
-    trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=False)
-    return last
+    try:
+        return lightning.Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            strategy=strategy,
+            num_nodes=nodes,
+            precision="bf16-mixed" if schedule.bf16 and has_bf16(accelerator) else "32-true",
+            max_epochs=math.ceil(schedule.iterations / schedule.epoch),
+            reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,
+            check_val_every_n_epoch=schedule.validate_every,
+            limit_val_batches=None if validates else 0,
+            num_sanity_val_steps=0,
+            gradient_clip_val=schedule.clip or None,
+            callbacks=callbacks,
+            logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+            log_every_n_steps=min(50, schedule.epoch),
+            enable_progress_bar=interactive,
+            enable_model_summary=False,
+        )
+    except MisconfigurationException as error:
+        raise TrainingError(f"training cannot start here: {error}") from error
+
+
+def check_data_device(name: str) -> None:
+    """Refuse a device for the photos that is not here, before anything is read.
+
+    Raises:
+        ValueError: it is neither cpu nor cuda.
+        TrainingError: it is cuda, and torch finds no GPU.
+    """
+    if name not in ("cpu", "cuda"):
+        raise ValueError(f"the photos' device must be cpu or cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TrainingError(
+            f"--data-device cuda needs a GPU, and torch {torch.__version__} finds none here: "
+            "leave it out to keep the photos in main memory, or install torch for your GPU"
+        )
+
+
+def own_device(name: str) -> str:
+    """The device of this process: each of several on a machine has a GPU of its own."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep from the user what Lightning and torch say about their own business."""
+    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = tips.level
+    tips.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in NOT_FOR_USERS:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        tips.setLevel(level)
 
 
 def has_bf16(accelerator: str) -> bool:
@@ -404,10 +533,10 @@ def load_weights(model: FaceResNet, file: Path) -> None:
         else:
             saved = torch.load(file, map_location="cpu", weights_only=False)["state_dict"]
             state = {name.removeprefix("model."): value for name, value in saved.items()}
-        model.load_state_dict(state)
+        load_state(model, state)
     except Exception as error:
         raise TrainingError(
-            f"{file} does not fit this recipe's network: {error}. "
+            f"{file} does not fit this recipe's network: {first_line(error)}. "
             "Expected a checkpoint or .safetensors of the same recipe."
         ) from error
 
