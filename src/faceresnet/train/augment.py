@@ -63,6 +63,19 @@ class Augmentation:
     jpeg: float = 0.25
     event_weights: tuple[tuple[str, float], ...] = ()
 
+    def __post_init__(self) -> None:
+        if not self.sizes or min(self.sizes) < 1:
+            raise ValueError(f"sizes must be positive, got {self.sizes}")
+        if not self.grids or min(self.grids) < 0 or not sum(self.grids):
+            raise ValueError(f"grids must be probabilities, one above 0, got {self.grids}")
+        if len(self.face_px) != 2 or not 0 < self.face_px[0] <= self.face_px[1]:
+            raise ValueError(f"face_px must be two sizes, the smaller first, got {self.face_px}")
+        if self.max_scale <= 0 or self.stretch < 0:
+            raise ValueError("max_scale must be positive and stretch not negative")
+        for name in ("min_visible", "flip", "colour", "grey", "blur", "noise", "jpeg"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
+
 
 def make_batch(
     photos: PhotoSet, augmentation: Augmentation, batch: int, seed: tuple[int, ...]
@@ -109,7 +122,7 @@ def make_image(
     share = np.asarray(augmentation.grids) / sum(augmentation.grids)
     grid = int(rng.choice(len(share), p=share)) + 1
     if grid > 1:  # a larger image holds more photos, not larger ones
-        grid = round(grid * size / augmentation.sizes[0])
+        grid = max(1, round(grid * size / augmentation.sizes[0]))
     canvas = torch.full((size, size, 3), PADDING, dtype=torch.uint8, device=photos.device)
     edges = [round(size * i / grid) for i in range(grid + 1)]
     boxes, ignore = [np.zeros((0, 4), np.float32)], [np.zeros(0, bool)]
@@ -195,7 +208,8 @@ def draw_scale(
     elif anchor is not None:
         side = sqrt(max(float((anchor[2:] - anchor[:2]).prod()), 1.0))
         low, high = augmentation.face_px
-        wanted = exp(rng.uniform(log(low), log(min(high, 1.1 * cell_size.min())))) / side
+        high = max(low, min(high, 1.1 * float(cell_size.min())))
+        wanted = exp(rng.uniform(log(low), log(high))) / side
         scale = min(max(wanted, sqrt(inside * cover)), augmentation.max_scale)
     else:
         scale = exp(rng.uniform(log(inside), log(max(1.0, 1.5 * cover))))
