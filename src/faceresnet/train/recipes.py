@@ -11,6 +11,7 @@ import typing
 from ast import literal_eval
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any
 
 from faceresnet.anchors import Level
@@ -62,6 +63,13 @@ class Schedule:
         for name in ("iterations", "batch", "epoch", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.rate <= 0:
+            raise ValueError(f"rate must be positive, got {self.rate}")
+        for name in ("momentum", "weight_decay", "warmup", "clip"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average must lie in 0..1, below 1, got {self.average}")
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,15 @@ class Recipe:
     schedule: Schedule
     seed: int = 0
     notes: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        multiple = self.network.size_multiple
+        if any(side % multiple for side in self.augmentation.sizes):
+            raise ValueError(
+                f"sizes must be multiples of {multiple} px, got {self.augmentation.sizes}"
+            )
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
 
 
 def paper() -> Recipe:
@@ -243,32 +260,35 @@ def override(base: Recipe, settings: Sequence[str]) -> Recipe:
 
 
 def _replace(node: Any, path: list[str], text: str, key: str) -> Any:
-    names = [f.name for f in dataclasses.fields(node)]
-    if path[0] not in names:
-        raise ValueError(f"unknown setting {key!r}: {path[0]!r} is none of {', '.join(names)}")
+    hints = typing.get_type_hints(type(node))
+    if path[0] not in hints:
+        raise ValueError(f"unknown setting {key!r}: {path[0]!r} is none of {', '.join(hints)}")
     old = getattr(node, path[0])
     if len(path) > 1:
         if not dataclasses.is_dataclass(old):
             raise ValueError(f"unknown setting {key!r}: {path[0]!r} has no fields")
-        return dataclasses.replace(node, **{path[0]: _replace(old, path[1:], text, key)})
-    return dataclasses.replace(node, **{path[0]: _parse(text, old, key)})
+        new = _replace(old, path[1:], text, key)
+    elif dataclasses.is_dataclass(old):
+        first = dataclasses.fields(old)[0].name
+        raise ValueError(f"{key} is a group of settings: change one of them, as {key}.{first}=…")
+    else:
+        try:
+            new = _build(hints[path[0]], _parse(text, hints[path[0]]))
+        except _Misfit as error:
+            raise ValueError(f"{key} takes {error}, such as {old!r}; got {text!r}") from error
+    return dataclasses.replace(node, **{path[0]: new})
 
 
-def _parse(text: str, old: Any, key: str) -> Any:
-    """`text` as a value of the type of `old`."""
-    if isinstance(old, str):
+def _parse(text: str, kind: Any) -> Any:
+    """What a text on the command line stands for, where a value of `kind` is expected."""
+    if kind is str:
         return text
     try:
         value = literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = {"true": True, "false": False}.get(text.lower(), text)
-    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if isinstance(old, tuple) and not isinstance(value, tuple | str):
-        value = tuple(value) if isinstance(value, list) else (value,)
-    if dataclasses.is_dataclass(old) or (old is not None and type(value) is not type(old)):
-        raise ValueError(f"{key} takes a {type(old).__name__} such as {old!r}, got {text!r}")
-    return value
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    alone = typing.get_origin(kind) is tuple and not isinstance(value, tuple | list | str)
+    return (value,) if alone else value
 
 
 def to_json(value: Recipe) -> dict[str, Any]:
@@ -277,17 +297,46 @@ def to_json(value: Recipe) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> Recipe:
-    """The inverse of `to_json`."""
+    """The inverse of `to_json`.
+
+    Raises:
+        ValueError: these are not the values of a recipe.
+    """
     result: Recipe = _build(Recipe, values)
     return result
 
 
-def _build(kind: Any, values: Any) -> Any:
-    """A value of the annotated type `kind` from JSON values."""
+class _Misfit(ValueError):
+    """A value is not of the type its field has; says which type that is."""
+
+
+def _build(kind: Any, value: Any) -> Any:
+    """A value of the annotated type `kind` from one of JSON's or Python's literals."""
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        return kind(**{name: _build(hints[name], value) for name, value in values.items()})  # type: ignore[operator]
+        if not isinstance(value, dict) or not hints.keys() >= value.keys():
+            raise _Misfit(f"the fields {', '.join(hints)}")
+        fields = {name: _build(hints[name], item) for name, item in value.items()}
+        try:
+            return kind(**fields)  # type: ignore[operator]
+        except TypeError as error:  # a field without a default is missing
+            raise _Misfit(f"all of the fields {', '.join(hints)}") from error
+    arguments = typing.get_args(kind)
     if typing.get_origin(kind) is tuple:
-        inner = typing.get_args(kind)[0]
-        return tuple(_build(inner, value) for value in values)
-    return values
+        kinds = arguments
+        if isinstance(value, tuple | list) and arguments[-1] is ...:
+            kinds = (arguments[0],) * len(value)
+        if not isinstance(value, tuple | list) or len(value) != len(kinds):
+            raise _Misfit(f"a {kind}")
+        return tuple(_build(k, item) for k, item in zip(kinds, value, strict=True))
+    if type(None) in arguments:
+        if value is None:
+            return None
+        kind = next(k for k in arguments if k is not type(None))
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind is int and type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is not kind or (kind is float and not isfinite(value)):
+        raise _Misfit(f"a finite {kind.__name__}" if kind is float else f"a {kind.__name__}")
+    return value
