@@ -75,9 +75,9 @@ def test_uneven_scales_are_undone_for_each_axis(tmp_path: Path) -> None:
 
 
 def test_arguments(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="vga, original, multiscale"):
+    with pytest.raises(ValueError, match="vga, original, multiscale, shipped"):
         predict(RedBoxes(), [], protocol="native")
-    assert list(PROTOCOLS) == ["vga", "original", "multiscale"]
+    assert list(PROTOCOLS) == ["vga", "original", "multiscale", "shipped"]
     photo = make_photo(tmp_path)
     photo.path.unlink()
     with pytest.raises(DataError, match=r"x/a\.png"):
