@@ -35,6 +35,7 @@ class Augmentation:
         sizes: px, side of the square images; each batch draws one.
         grids: probability of a 1×1, 2×2, 3×3 … grid of photos.
         face_px: range of the side to which the anchored face is scaled, log-uniform.
+        fill: probability that it is scaled to fill at least half the image's side instead.
         max_scale: largest enlargement of a photo.
         stretch: largest relative change of the aspect ratio.
         min_face: px; smaller faces are ignored.
@@ -51,7 +52,8 @@ class Augmentation:
     sizes: tuple[int, ...] = (256,)
     grids: tuple[float, ...] = (0.55, 0.3, 0.15)
     face_px: tuple[float, ...] = (6.0, 600.0)
-    max_scale: float = 3.0
+    fill: float = 0.2
+    max_scale: float = 6.0
     stretch: float = 0.15
     min_face: float = 5.0
     min_visible: float = 0.45
@@ -72,7 +74,7 @@ class Augmentation:
             raise ValueError(f"face_px must be two sizes, the smaller first, got {self.face_px}")
         if self.max_scale <= 0 or self.stretch < 0:
             raise ValueError("max_scale must be positive and stretch not negative")
-        for name in ("min_visible", "flip", "colour", "grey", "blur", "noise", "jpeg"):
+        for name in ("fill", "min_visible", "flip", "colour", "grey", "blur", "noise", "jpeg"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
 
@@ -199,7 +201,8 @@ def draw_scale(
     """Cell pixels for each photo pixel, (2,) for x and y.
 
     In a grid the photo about fills its cell; alone, the anchored face gets a size drawn from
-    `Augmentation.face_px`, but never so small that much of the image stays empty.
+    `Augmentation.face_px`, but never so small that much of the image stays empty, or fills the
+    frame.
     """
     ratios = cell_size / photo_size
     inside, cover = float(ratios.min()), float(ratios.max())
@@ -208,7 +211,10 @@ def draw_scale(
     elif anchor is not None:
         side = sqrt(max(float((anchor[2:] - anchor[:2]).prod()), 1.0))
         low, high = augmentation.face_px
-        high = max(low, min(high, 1.1 * float(cell_size.min())))
+        frame = 1.1 * float(cell_size.min())
+        high = max(low, min(high, frame))
+        if rng.random() < augmentation.fill:
+            low, high = frame / 2, frame
         wanted = exp(rng.uniform(log(low), log(high))) / side
         scale = min(max(wanted, sqrt(inside * cover)), augmentation.max_scale)
     else:

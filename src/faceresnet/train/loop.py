@@ -403,7 +403,7 @@ def train(
             progress=progress,
         )
         data = Data(photos, recipe, workers if data_device == "cpu" else 0)
-        trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=False)
+        trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
     return last
 
 
@@ -531,7 +531,7 @@ def load_weights(model: FaceResNet, file: Path) -> None:
         if file.suffix == ".safetensors":
             state = load_file(file)
         else:
-            saved = torch.load(file, map_location="cpu", weights_only=False)["state_dict"]
+            saved = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
             state = {name.removeprefix("model."): value for name, value in saved.items()}
         load_state(model, state)
     except Exception as error:

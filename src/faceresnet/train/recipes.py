@@ -147,6 +147,8 @@ def paper() -> Recipe:
             sizes=(512, 640),
             grids=(1.0,),
             face_px=(16.0, 406.0),
+            fill=0.0,
+            max_scale=2.0,
             grey=0.0,
             blur=0.0,
             jpeg=0.0,
@@ -200,7 +202,7 @@ def faceresnet_n() -> Recipe:
 
     ``faceresnet train --recipe faceresnet-n --data DIR --out RUN``
 
-    A basic-block ResNet of eight blocks, 32 to 128 channels, four levels, 1.9 GMAC at 640×480.
+    A ResNet of seven basic blocks, 32 to 128 channels, and a pyramid of four levels.
     """
     return Recipe(
         name="faceresnet-n",
@@ -224,8 +226,10 @@ def faceresnet_n() -> Recipe:
         loss=Loss(),
         augmentation=Augmentation(
             sizes=(256, 256, 256, 512),
-            grids=(0.45, 0.3, 0.25),
-            event_weights=(("wider", 3.0), ("heads", 0.7), ("masks_a", 0.7)),
+            grids=(0.4, 0.25, 0.2, 0.15),
+            face_px=(5.0, 600.0),
+            min_face=4.0,
+            event_weights=(("wider", 4.0), ("heads", 0.7), ("masks_a", 0.7)),
         ),
         schedule=Schedule(iterations=12_000, validate_every=8),
     )
