@@ -1,20 +1,48 @@
-"""The networks by hand, trained."""
+"""The networks by hand, trained: `nn` as fast as NumPy runs it.
+
+What is computed is `nn.training_step` of `nets.sequential`, which the tests compare with; how is said
+in `fast_convolutions` and `fast_connected`. Convolutions with kernels other than 5×5 go through `nn` as it
+reads.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import numpy as np
 
 from faceresnet.digits.engines import Step
+from faceresnet.digits.fast_connected import Forward, Layer, connect
+from faceresnet.digits.fast_convolutions import Convolutions
 from faceresnet.digits.nets import Net, as_input, sequential
-from faceresnet.nn import training_step
-from faceresnet.nn.optim import SGD, Adam
+from faceresnet.digits.threads import Team, one_blas_thread
+from faceresnet.nn import BatchNorm, FullyConnected, Sequential, softmax_cross_entropy, winograd
+from faceresnet.nn import batch_norm_at_run_time as normalise
+from faceresnet.nn.functional import Statistics, moving_average
+from faceresnet.nn.layers import LayerBackward
+from faceresnet.nn.optim import SGD, Adam, Parameters
 from faceresnet.nn.shapes import Array
 
 
+class Images(Protocol):
+    """What comes before the fully connected layers."""
+
+    def forward(self, images: Array) -> tuple[Array, dict[int, Statistics]]:
+        """Outputs (R, N) in training, and the statistics of the batch."""
+        ...
+
+    def backward(self, dy: Array) -> Parameters:
+        """Gradients of the parameters."""
+        ...
+
+    def predict(self, images: Array, average: dict[int, Statistics]) -> Array:
+        """Outputs (R, N) at run time."""
+        ...
+
+
 class NumpyEngine:
-    """`faceresnet.nn`, as it reads."""
+    """A network by hand."""
 
     def __init__(
         self,
@@ -23,25 +51,56 @@ class NumpyEngine:
         weights: Mapping[str, Array],
         threads: int | None = None,
     ) -> None:
-        self._net, self._optimiser, self._layers = net, optimiser, sequential(net)
+        self._net, self._optimiser, self._team = net, optimiser, Team(threads)
+        layers = sequential(net).layers
+        self._connected = [
+            Layer(index - 1, index, rectified=index + 1 < len(layers))
+            for index, layer in enumerate(layers)
+            if isinstance(layer, FullyConnected)
+        ]
+        self._norms = [i for i, layer in enumerate(layers) if isinstance(layer, BatchNorm)]
         self.load(weights)
 
     def step(self, images: np.ndarray, labels: np.ndarray) -> Step:
         """Learn from one mini-batch."""
-        x = as_input(self._net, images, self._dtype)
-        one = training_step(self._layers, self._parameters, self._state, x, labels)
-        self._optimiser.step(self._parameters, one.gradients, self._memory)
-        self._state = one.state
-        return Step(float(one.loss), int((one.y.argmax(axis=1) == labels).sum()), len(labels))
+        with one_blas_thread():
+            return self._step(as_input(self._net, images, self._dtype), labels)
+
+    def _step(self, x: Array, labels: np.ndarray) -> Step:
+        statistics: dict[int, Statistics] = {}
+        if self._images:
+            x, statistics = self._images.forward(x)
+        forward = Forward(self._connected, self._weights, self._team)
+        logits = forward(x)
+        loss, loss_backward = softmax_cross_entropy(logits, labels)
+        dx = forward.backward(loss_backward(), self._move)
+        if self._images:
+            for name, gradient in self._images.backward(dx).items():
+                self._move(name, slice(None), gradient)
+        self._memory["iteration"] += 1
+        for index, batch in (statistics | forward.statistics).items():
+            average = moving_average(self._average(index), batch, BatchNorm(1).weight)
+            self._weights[f"{index}.mean"][...] = average.mean
+            self._weights[f"{index}.variance"][...] = average.variance
+        return Step(float(loss), int((logits.argmax(axis=1) == labels).sum()), len(labels))
 
     def logits(self, images: np.ndarray) -> Array:
         """Outputs at run time."""
-        x = as_input(self._net, images, self._dtype)
-        return self._layers.predict(self._parameters, self._state, x)
+        with one_blas_thread():
+            x = as_input(self._net, images, self._dtype)
+            if self._images:
+                x = self._images.predict(x, {i: self._average(i) for i in self._norms})
+            for layer in self._connected:
+                gamma, beta = (self._weights[f"{layer.norm}.{name}"] for name in ("gamma", "beta"))
+                x, _ = normalise(x, gamma, beta, self._average(layer.norm))
+                x = connect(x, self._weights, layer.connected, self._team)
+                if layer.rectified:
+                    np.maximum(x, 0, out=x)
+            return x
 
     def weights(self) -> dict[str, Array]:
         """Copy of parameters and moving averages."""
-        return {name: array.copy() for name, array in (self._parameters | self._state).items()}
+        return {name: array.copy() for name, array in self._weights.items()}
 
     def memory(self) -> dict[str, Array]:
         """Copy of what the optimiser remembers."""
@@ -49,11 +108,70 @@ class NumpyEngine:
 
     def load(self, weights: Mapping[str, Array], memory: Mapping[str, Array] | None = None) -> None:
         """Take up what `weights` and `memory` once gave."""
-        parameters, state = self._layers.initialise(np.random.default_rng(0))
-        self._parameters = {name: weights[name].copy() for name in parameters}
-        self._state = {name: weights[name].copy() for name in state}
-        self._dtype = next(iter(self._parameters.values())).dtype.type
-        if memory is None:
-            self._memory = self._optimiser.initialise(self._parameters)
-        else:
-            self._memory = {name: array.copy() for name, array in memory.items()}
+        self._weights = {name: array.copy() for name, array in weights.items()}
+        self._dtype = next(iter(self._weights.values())).dtype.type
+        parameters = {
+            name: array
+            for name, array in self._weights.items()
+            if not name.endswith((".mean", ".variance"))
+        }
+        self._memory = self._optimiser.initialise(parameters)
+        if memory is not None:
+            self._memory = {name: memory[name].copy() for name in self._memory}
+        self._images: Images | None = None
+        if self._net.convolutions:
+            fast = self._net.kernel == winograd.KERNEL
+            make: Callable[..., Images] = Convolutions if fast else AnyConvolutions
+            self._images = make(self._net, self._weights, self._team)
+
+    def _move(self, name: str, rows: slice, gradient: Array) -> None:
+        """Let the optimiser move some rows of one parameter."""
+        part = {name: self._weights[name][rows]}
+        suffix = f".{name}"
+        memory = {
+            key: array[rows]
+            for key, array in self._memory.items()
+            if key.endswith(suffix) and key.removesuffix(suffix) in ("m", "v")
+        }
+        # A copy: the optimiser counts its calls, and one iteration has many.
+        memory["iteration"] = self._memory["iteration"].copy()
+        self._optimiser.step(part, {name: gradient}, memory)
+
+    def _average(self, index: int) -> Statistics:
+        return Statistics(self._weights[f"{index}.mean"], self._weights[f"{index}.variance"])
+
+
+class AnyConvolutions:
+    """Convolutions with kernels of any size, through `nn` as it reads."""
+
+    def __init__(self, net: Net, weights: dict[str, Array], team: Team) -> None:
+        layers = sequential(net).layers
+        first = next(i for i, layer in enumerate(layers) if isinstance(layer, FullyConnected)) - 1
+        self._layers = Sequential(layers[:first])  # they keep their indices
+        self._weights = weights
+        self._norms = [i for i, one in enumerate(self._layers.layers) if isinstance(one, BatchNorm)]
+        self._backward: LayerBackward | None = None
+
+    def forward(self, images: Array) -> tuple[Array, dict[int, Statistics]]:
+        """Outputs in training, and the statistics of the batch."""
+        # With averages of 0 the new ones are λ times the statistics.
+        zero = {
+            f"{i}.{name}": np.zeros_like(self._weights[f"{i}.{name}"])
+            for i in self._norms
+            for name in ("mean", "variance")
+        }
+        y, self._backward, after = self._layers.forward(self._weights, zero, images)
+        weight = images.dtype.type(BatchNorm(1).weight)
+        return y, {
+            i: Statistics(after[f"{i}.mean"] / weight, after[f"{i}.variance"] / weight)
+            for i in self._norms
+        }
+
+    def backward(self, dy: Array) -> Parameters:
+        """Gradients of the parameters."""
+        assert self._backward is not None
+        return self._backward(dy)[1]
+
+    def predict(self, images: Array, average: dict[int, Statistics]) -> Array:
+        """Outputs at run time."""
+        return self._layers.predict(self._weights, self._weights, images)

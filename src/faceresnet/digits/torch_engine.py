@@ -151,10 +151,11 @@ class TorchEngine:
 
     def _correct_variances(self, before: Tensor) -> None:
         """Average the variances of eq. 38, divided by n; PyTorch averages those by n − 1."""
-        factors = [torch.full((channels,), (n - 1) / n) for channels, n in self._counts]
+        dtype = before.dtype
+        factors = [torch.full((c,), (n - 1) / n, dtype=dtype) for c, n in self._counts]
         keep = 1 - BatchNorm(1).weight
         kept = keep * before
-        self._variances.sub_(kept).mul_(torch.cat(factors).to(before.dtype)).add_(kept)
+        self._variances.sub_(kept).mul_(torch.cat(factors)).add_(kept)
 
 
 def _to_torch(array: Array) -> Tensor:

@@ -102,7 +102,9 @@ def matrices(dtype: str) -> Matrices:
     b_t = _inverse(whole)  # its transpose: Bᵀ = (V⁻¹)ᵀ
     a_array, g_array, b_array = (np.array(m, dtype=np.float64) for m in (a, g, b_t))
     both = np.kron(g_array, g_array)
-    made = Matrices(*(np.ascontiguousarray(m, dtype) for m in (a_array.T, a_array, b_array.T, both)))
+    made = Matrices(
+        *(np.ascontiguousarray(m, dtype) for m in (a_array.T, a_array, b_array.T, both))
+    )
     for matrix in made:
         matrix.flags.writeable = False
     return made

@@ -1,0 +1,95 @@
+"""Threads for the NumPy engine: ours over groups of images, none of BLAS's own below them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, TypeVar
+
+import numpy as np
+
+from faceresnet.nn.winograd import Workspace
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+#: What OpenBLAS calls these functions in the wheels of NumPy, and in builds by others.
+_AFFIXES = (("scipy_", "64_"), ("", "64_"), ("scipy_", ""), ("", ""))
+
+
+class Team:
+    """Some threads that work through a list together.
+
+    NumPy releases Python's lock in matmul and in loops over arrays, so that they do run side by
+    side. What a task computes must not depend on which thread runs it.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads or os.cpu_count() or 1
+        self._local = threading.local()
+        # The caller works too.
+        self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
+
+    @property
+    def work(self) -> Workspace:
+        """This thread's own memory."""
+        if not hasattr(self._local, "work"):
+            self._local.work = Workspace()
+        work: Workspace = self._local.work
+        return work
+
+    def each(self, task: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Results of a task for every item, in their order."""
+        if self._pool is None or len(items) < 2:
+            return [task(item) for item in items]
+        results: dict[int, R] = {}
+        left = iter(range(len(items)))  # next() on it is atomic
+
+        def take() -> None:
+            for index in left:
+                results[index] = task(items[index])
+
+        others = [self._pool.submit(take) for _ in range(min(self.threads, len(items)) - 1)]
+        take()
+        for other in others:
+            other.result()
+        return [results[index] for index in range(len(items))]
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep OpenBLAS from using threads of its own, which would fight with ours for the cores.
+
+    Other libraries are left as they are: for MKL set ``MKL_NUM_THREADS=1`` in the environment.
+    """
+    functions = _openblas()
+    if functions is None:
+        yield
+        return
+    get, set_ = functions
+    before = get()
+    set_(1)
+    try:
+        yield
+    finally:
+        set_(before)
+
+
+@cache
+def _openblas() -> tuple[Callable[[], int], Callable[[int], Any]] | None:
+    """OpenBLAS's functions that get and set its number of threads, if NumPy uses it."""
+    try:
+        # Symbols of the libraries that an extension module is linked to are found through it.
+        library = ctypes.CDLL(np._core._multiarray_umath.__file__)  # type: ignore[attr-defined]
+    except (AttributeError, OSError):
+        return None
+    for prefix, suffix in _AFFIXES:
+        with contextlib.suppress(AttributeError):
+            get = getattr(library, f"{prefix}openblas_get_num_threads{suffix}")
+            return get, getattr(library, f"{prefix}openblas_set_num_threads{suffix}")
+    return None
