@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from faceresnet.digits.engines import Step
-from faceresnet.digits.fast_connected import Forward, Layer, connect
+from faceresnet.digits.fast_connected import Forward, Layer, connect, strips
 from faceresnet.digits.fast_convolutions import Convolutions
 from faceresnet.digits.nets import Net, as_input, sequential
 from faceresnet.digits.threads import Team, one_blas_thread
@@ -93,10 +93,15 @@ class NumpyEngine:
             for layer in self._connected:
                 gamma, beta = (self._weights[f"{layer.norm}.{name}"] for name in ("gamma", "beta"))
                 x, _ = normalise(x, gamma, beta, self._average(layer.norm))
-                x = connect(x, self._weights, layer.connected, self._team)
-                if layer.rectified:
-                    np.maximum(x, 0, out=x)
+                x = self._connect(x, layer)
             return x
+
+    def _connect(self, x: Array, layer: Layer) -> Array:
+        y = np.empty((len(x), len(self._weights[f"{layer.connected}.b"])), x.dtype)
+        self._team.each(
+            lambda strip: connect(x, self._weights, layer, strip, y), strips(y.shape[1])
+        )
+        return y
 
     def weights(self) -> dict[str, Array]:
         """Copy of parameters and moving averages."""
