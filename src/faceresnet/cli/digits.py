@@ -13,13 +13,19 @@ import typer
 from faceresnet.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from faceresnet.digits.training import Step
+    from faceresnet.digits.engines import Step
 
 SETTINGS = "Settings, by default the recipe's"
 
 digits = typer.Typer(help="Recognise handwritten digits.", no_args_is_help=True)
 
-Data = Annotated[Path, typer.Option(help="Folder of MNIST's four files.", metavar="DIR")]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Folder of MNIST's four files.", metavar="DIR", show_default="the run's"),
+]
+Engine = Annotated[
+    str | None, typer.Option(help="numpy or torch.", show_default="the one that trained it")
+]
 Run = Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")]
 Threads = Annotated[
     int | None, typer.Option(help="Processor threads.", min=1, show_default="all cores")
@@ -33,8 +39,8 @@ def setting(help: str, **limits: float) -> object:
 
 @digits.command()
 def train(
-    data: Data,
     out: Annotated[Path, typer.Option(help="Run folder.", metavar="RUN")],
+    data: Data = None,
     net: Annotated[str | None, typer.Option(help="cnn or fcc.", show_default="cnn")] = None,
     engine: Annotated[
         str | None,
@@ -101,15 +107,117 @@ def train(
                     f"on with {value}: leave the option out, or start a new run"
                 )
     else:
+        if data is None:
+            raise ValueError("digits train needs digits: give --data DIR")
+        changes["data"] = str(data.resolve())
         config = make_config(recipe, net or "cnn", engine or "numpy", **changes)
-    learn, test = read_digits(data, "train"), read_digits(data, "test")
+    folder = data or Path(config.data)
+    learn, test = read_digits(folder, "train"), read_digits(folder, "test")
     with progress_bar(config.iterations) as progress:
         training.train(config, learn, test, out, resume=resume, threads=threads, progress=progress)
     last = training.read_metrics(out)[-1]
     typer.echo(
         f"{out}: {last['iteration']:,} iterations, validation accuracy "
-        f"{last['validation_accuracy']:.2%}. Next: faceresnet digits evaluate {out} --data {data}"
+        f"{last['validation_accuracy']:.2%}. Next: faceresnet digits evaluate {out}"
     )
+
+
+@digits.command()
+def evaluate(run: Run, data: Data = None, engine: Engine = None, threads: Threads = None) -> None:
+    """Measure a run's best weights on the test digits."""
+    with extra():
+        from faceresnet.digits import training
+    from faceresnet.digits.data import read_digits
+
+    network = training.open_run(run, engine, threads)
+    test = read_digits(data or Path(training.read_config(run).data), "test")
+    score = training.evaluate(network, test)
+    wrong = round(len(test) * (1 - score.accuracy))
+    typer.echo(
+        f"{run}: accuracy {score.accuracy:.2%}, {wrong} of {len(test):,} test digits wrong, "
+        f"loss {score.loss:.4f}"
+    )
+
+
+@digits.command()
+def figure(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where it goes.", metavar="FILE.png", show_default="first RUN/figure.png"
+        ),
+    ] = None,
+) -> None:
+    """Draw figure 13: accuracy, and training and validation loss, over the iterations."""
+    with extra():
+        import matplotlib  # noqa: F401
+
+        from faceresnet.digits.figures import draw_figure
+
+    target = out or runs[0] / "figure.png"
+    draw_figure(runs, target)
+    typer.echo(str(target))
+
+
+@digits.command()
+def predict(
+    run: Run,
+    photos: Annotated[
+        list[Path], typer.Argument(help="Photos or scans of one digit each.", metavar="IMAGE...")
+    ],
+    engine: Engine = None,
+    threads: Threads = None,
+) -> None:
+    """Recognise the digit in photos or scans, of any size, dark on light or light on dark.
+
+    Ends with status 1 if a photo could not be read.
+    """
+    with extra():
+        from faceresnet.digits import training
+    from faceresnet.digits.predict import predict as recognise
+    from faceresnet.errors import ImageError
+
+    network = training.open_run(run, engine, threads)
+    failed = False
+    for photo in photos:
+        try:
+            found = recognise(network, photo)
+        except ImageError as error:
+            print(f"faceresnet: {error}", file=sys.stderr)
+            failed = True
+            continue
+        typer.echo(f"{photo}: {found.digit}  {found.probability:.1%}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def mnist(
+    out: Annotated[Path, typer.Option(help="Where it goes; may exist.", metavar="DIR")],
+    timeout_s: Annotated[float, typer.Option(help="Longest silence of a server, s.")] = 30.0,
+) -> None:
+    """Download and verify MNIST: 60,000 and 10,000 handwritten digits, 12 MB.
+
+    A broken download goes on where it stopped.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID
+
+    from faceresnet.digits.data import download_mnist
+
+    tasks: dict[str, TaskID] = {}
+    columns = ("{task.description}", BarColumn(), DownloadColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+
+        def report(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done, total=total)
+
+        paths = download_mnist(out, progress=report, timeout_s=timeout_s)
+    for path in paths:
+        print(f"{path}  verified")
+    print(f"Next: faceresnet digits train --data {out} --out RUN")
 
 
 @contextmanager

@@ -185,7 +185,9 @@ def download_mnist(
     paths = []
     for name, official in OFFICIAL.items():
 
-        def report(done: int, total: int | None, name: str = name, size: int = 0) -> None:
+        def report(
+            done: int, total: int | None, name: str = name, size: int = official.size_bytes
+        ) -> None:
             if progress is not None:
                 progress(name, done, total or size)
 

@@ -1,20 +1,21 @@
 """Fully connected layers, each after batch normalisation, in threads and with few passes.
 
 The operations are those of `faceresnet.nn`. What is gained lies in memory. The neurons of a layer
-are cut into strips, and a thread does everything that concerns a strip, which fits its core's cache,
-in one go: forward the product, the ReLU and the next layer's batch normalisation, which knows no
-other neurons; backward the delta-error, the gradient, and the step of the optimiser, so that the
-gradient of a whole layer, as large as the layer, never exists.
+are cut into strips, and a thread does everything that concerns a strip, which fits its core's
+cache, in one go: forward the product, the ReLU and the next layer's batch normalisation, which
+knows no other neurons; backward the delta-error, the gradient, and the step of the optimiser, so
+that the gradient of a whole layer, as large as the layer, never exists.
 
 The products are cut further into blocks of 16 columns: with 50 images and some 1,000 inputs they
-are small enough for the kernels of OpenBLAS that need not copy the weights first (for processors with
-AVX-512), a quarter faster.
+are small enough for the kernels of OpenBLAS that need not copy the weights first (for processors
+with AVX-512), a quarter faster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -77,7 +78,9 @@ class Forward:
             w = self._weights[f"{layer.connected}.w"]
             y = np.empty((len(x), w.shape[1]), x.dtype)
 
-            def one(strip: slice, layer: Layer = layer, before: Array = before, y: Array = y):
+            def one(
+                strip: slice, layer: Layer = layer, before: Array = before, y: Array = y
+            ) -> None:
                 connect(before, self._weights, layer, strip, y)
 
             if number + 1 < len(self._layers):
@@ -105,11 +108,10 @@ class Forward:
     def backward(self, dy: Array, move: Move) -> Array:
         """Move every parameter by its gradient; returns the delta-error of the input."""
         for number in reversed(range(len(self._layers))):
-            layer, into = self._layers[number], self._inputs[number]
+            layer = self._layers[number]
             dy, dgamma, dbeta = self._disconnect(number, dy, move)
             move(f"{layer.norm}.gamma", EVERYTHING, dgamma)
             move(f"{layer.norm}.beta", EVERYTHING, dbeta)
-            del into
         return dy
 
     def _disconnect(self, number: int, dy: Array, move: Move) -> tuple[Array, Array, Array]:
@@ -149,7 +151,7 @@ def connect(x: Array, weights: dict[str, Array], layer: Layer, strip: slice, y: 
 
 
 def times_transposed(x: Array, w: Array, out: Array) -> None:
-    """x wᵀ."""
+    """X wᵀ."""
     np.matmul(x, _blocks(w.T), out=_blocks(out))
 
 
@@ -164,7 +166,7 @@ def strips(length: int) -> list[slice]:
     blocks = length // block
     count = STRIPS if length >= STRIPS * BLOCK else 1
     cuts = [block * (one * blocks // count) for one in range(count + 1)]
-    return [slice(start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
+    return [slice(start, stop) for start, stop in pairwise(cuts)]
 
 
 def _blocks(matrix: Array) -> Array:

@@ -23,6 +23,7 @@ as rows, with a 1 beside each for the bias.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -104,7 +105,7 @@ class Convolutions:
         """
         self._batch = len(images)
         groups = self._groups_of(self._batch)
-        statistics = Statistics(_over_batch(np.mean, images), _over_batch(np.var, images))
+        statistics = _statistics(images)
         self._folds = []
         for layer in range(self._count):
             fold = self._fold(layer, statistics)
@@ -140,10 +141,7 @@ class Convolutions:
 
             parts = self._team.each(one, groups)
             dw, db = (sum(arrays[1:], start=arrays[0]) for arrays in zip(*parts, strict=True))
-            if layer:
-                dw = winograd.kernel_gradient(dw)
-            else:
-                dw = dw.T.reshape(self._folds[0].w.shape)
+            dw = winograd.kernel_gradient(dw) if layer else dw.T.reshape(self._folds[0].w.shape)
             its, change = self._unfold(layer, dw, db)
             gradients |= its
         return gradients
@@ -251,8 +249,7 @@ class Convolutions:
             count += count % 2 if images > 1 else 0  # an even share for two threads
             cuts = [one * images // count for one in range(count + 1)]
             self._groups[images] = [
-                self._group(slice(start, stop), dtype)
-                for start, stop in zip(cuts, cuts[1:], strict=False)
+                self._group(slice(start, stop), dtype) for start, stop in pairwise(cuts)
             ]
         return self._groups[images]
 
@@ -260,7 +257,7 @@ class Convolutions:
         r = part.stop - part.start
         channels = (1, *self._net.convolutions)
         group = Group(part, [], np.ones((winograd.KERNEL**2 + 1, _side(1) ** 2 * r), dtype))
-        for layer, (c, c_out) in enumerate(zip(channels, channels[1:], strict=False)):
+        for layer, (c, c_out) in enumerate(pairwise(channels)):
             tiles = _side(layer + 1) // winograd.STEP
             group.geometries.append(winograd.Geometry((tiles, tiles), r, c, c_out))
             shape = (_side(layer + 1), _side(layer + 1), r, c_out)
@@ -275,8 +272,11 @@ def _side(layer: int) -> int:
     return 28 - layer * (winograd.KERNEL - 1)
 
 
-def _over_batch(operation, images: Array) -> Array:
-    return operation(images, axis=(0, 2, 3), dtype=np.float64).astype(images.dtype)
+def _statistics(images: Array) -> Statistics:
+    """Of the images themselves, (R, 1, 28, 28)."""
+    mean = images.mean(axis=(0, 2, 3), dtype=np.float64)
+    variance = images.var(axis=(0, 2, 3), dtype=np.float64)
+    return Statistics(mean.astype(images.dtype), variance.astype(images.dtype))
 
 
 def _together(moments: list[tuple[int, Array, Array]]) -> Statistics:

@@ -1,8 +1,8 @@
 """The networks by hand, trained: `nn` as fast as NumPy runs it.
 
-What is computed is `nn.training_step` of `nets.sequential`, which the tests compare with; how is said
-in `fast_convolutions` and `fast_connected`. Convolutions with kernels other than 5×5 go through `nn` as it
-reads.
+What is computed is `nn.training_step` of `nets.sequential`, which the tests compare with; how, say
+`fast_convolutions` and `fast_connected`. Convolutions with kernels other than 5×5 go through `nn`
+as it reads.
 """
 
 from __future__ import annotations

@@ -59,6 +59,7 @@ class Config:
         evaluate_every: iterations from one measurement, and checkpoint, to the next.
         patience: measurements without a better validation accuracy after which training stops; 0
             never stops it.
+        data: folder that the digits came from, for commands that are not told.
     """
 
     net: str = "cnn"
@@ -77,6 +78,7 @@ class Config:
     held_out: int = 5000
     evaluate_every: int = 250
     patience: int = 10
+    data: str = ""
 
     def __post_init__(self) -> None:
         for name, known in (

@@ -37,7 +37,7 @@ class Team:
 
     @property
     def work(self) -> Workspace:
-        """This thread's own memory."""
+        """Memory of the thread that asks."""
         if not hasattr(self._local, "work"):
             self._local.work = Workspace()
         work: Workspace = self._local.work

@@ -78,7 +78,7 @@ class TorchEngine:
         norms = [str(i) for i, layer in enumerate(self._layers) if isinstance(layer, BatchNorm)]
         # In one piece, so that PyTorch's averages are corrected by one operation.
         self._variances = torch.cat([_to_torch(weights[f"{i}.variance"]) for i in norms])
-        parts = self._variances.split([len(weights[f"{i}.variance"]) for i in norms])
+        parts = torch.split(self._variances, [len(weights[f"{i}.variance"]) for i in norms])
         for name, array in weights.items():
             index, _, kind = name.partition(".")
             if kind == "variance":

@@ -17,7 +17,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -283,7 +283,7 @@ def _measure(
 
 def _check_folder(folder: Path, config: Config, resume: bool) -> None:
     if resume:
-        if read_config(folder) != config:
+        if replace(read_config(folder), data=config.data) != config:
             raise TrainingError(f"{folder} holds a run with other settings: start a new run")
     elif (folder / CONFIG).exists():
         raise TrainingError(f"{folder} already holds a run: go on with --resume, or name another")
