@@ -231,7 +231,7 @@ def faceresnet_n() -> Recipe:
             min_face=4.0,
             event_weights=(("wider", 4.0), ("heads", 0.7), ("masks_a", 0.7)),
         ),
-        schedule=Schedule(iterations=12_000, validate_every=8),
+        schedule=Schedule(iterations=9_000, validate_every=8),
     )
 
 
