@@ -1,0 +1,112 @@
+"""Which sizes of face are found: faces of held-out photos, from 6 px to filling the frame.
+
+    python benchmarks/stress.py --data DIR [--model M] [--photos N] [--plot FILE.png]
+
+Every photo with a clear face gives one picture of 640×640 px for each size: the photo scaled so
+that the face's side (√area) has that size, cut out around the face. Prints, for each size, the
+share of faces found (IoU ≥ 0.5 at the model's threshold), and the share found with exactly one box:
+no other box has its centre in the face.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from faceresnet import FaceDetector, boxes, images
+from faceresnet.widerface import Photo, read_split
+
+SIZES = (6, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 640)
+FRAME = 640
+#: Smallest face in px whose enlargements still look like one.
+CLEAR = 96
+
+
+def clear_faces(photos: Sequence[Photo], limit: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The image and the largest clear face (4,) px of each photo that has one."""
+    found = []
+    for photo in photos:
+        taught = photo.faces[~photo.ignore]
+        sides = np.sqrt(boxes.area(taught))
+        if len(taught) and sides.max() >= CLEAR and len(found) < limit:
+            found.append((images.read(photo.read_bytes()), taught[sides.argmax()]))
+    return found
+
+
+def picture(image: np.ndarray, face: np.ndarray, side: float) -> tuple[np.ndarray, np.ndarray]:
+    """(FRAME, FRAME, 3) around a face scaled to `side` px, and where the face is in it (4,) px."""
+    scale = side / float(np.sqrt((face[2:] - face[:2]).prod()))
+    centre = (face[:2] + face[2:]) / 2
+    reach = FRAME / scale / 2
+    low = np.floor(np.maximum(centre - reach, 0)).astype(int)
+    high = np.ceil(np.minimum(centre + reach, image.shape[1::-1])).astype(int)
+    width, height = np.maximum(1, np.round((high - low) * scale)).astype(int).clip(None, FRAME)
+    part = images.resize(image[low[1] : high[1], low[0] : high[0]], (int(height), int(width)))
+    canvas = np.full((FRAME, FRAME, 3), images.PADDING, np.uint8)
+    start = ((np.array([FRAME, FRAME]) - (width, height)) / 2).astype(int)
+    canvas[start[1] : start[1] + height, start[0] : start[0] + width] = part
+    moved = (face - np.tile(low, 2)) * np.tile((width, height) / (high - low), 2)
+    moved = (moved + np.tile(start, 2)).astype(np.float32)
+    return canvas, boxes.clip(moved[None], (FRAME, FRAME))[0]
+
+
+def measure(
+    detector: FaceDetector, faces: Sequence[tuple[np.ndarray, np.ndarray]], side: float
+) -> tuple[float, float]:
+    """Share of faces found, and found with exactly one box, at one size."""
+    found = once = 0
+    for image, face in faces:
+        canvas, wanted = picture(image, face, side)
+        detections = detector(canvas)
+        overlap = boxes.iou(detections.boxes, wanted[None])[:, 0]
+        centre = (detections.boxes[:, :2] + detections.boxes[:, 2:]) / 2
+        inside = ((centre > wanted[:2]) & (centre < wanted[2:])).all(axis=1)
+        hit = bool((overlap >= 0.5).any())
+        found += hit
+        once += hit and int(inside.sum()) == 1
+    return found / len(faces), once / len(faces)
+
+
+def main() -> None:
+    """Print the table, and draw the plot if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="data set laid out as WIDER FACE")
+    parser.add_argument("--model", default="faceresnet-n")
+    parser.add_argument("--photos", type=int, default=60)
+    parser.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+
+    detector = FaceDetector(arguments.model)
+    faces = clear_faces(read_split(arguments.data, "val"), arguments.photos)
+    print(f"{platform.machine()}, Python {platform.python_version()}, model {detector.spec.name}")
+    print(f"{len(faces)} faces in {FRAME}×{FRAME} px, threshold {detector.spec.threshold}")
+    table = Table("side, px", "found", "with one box", box=None)
+    rows = []
+    for side in SIZES:
+        found, once = measure(detector, faces, side)
+        rows.append((found, once))
+        table.add_row(str(side), f"{found:.2f}", f"{once:.2f}")
+    Console().print(table)
+    if arguments.plot:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.add_subplot(
+            xscale="log", xlabel="side of the face, px", ylabel="share", ylim=(0, 1)
+        )
+        axes.plot(SIZES, [found for found, _ in rows], marker="o", label="found")
+        axes.plot(SIZES, [once for _, once in rows], marker="o", label="found with one box")
+        axes.set_xticks(SIZES, [str(side) for side in SIZES])
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.savefig(arguments.plot, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
