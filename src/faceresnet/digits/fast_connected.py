@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -78,11 +79,7 @@ class Forward:
             w = self._weights[f"{layer.connected}.w"]
             y = np.empty((len(x), w.shape[1]), x.dtype)
 
-            def one(
-                strip: slice, layer: Layer = layer, before: Array = before, y: Array = y
-            ) -> None:
-                connect(before, self._weights, layer, strip, y)
-
+            one = partial(connect, before, self._weights, layer, y)
             if number + 1 < len(self._layers):
                 self._normalise(y, number + 1, one)
             else:
@@ -140,7 +137,7 @@ class Forward:
         return dx, dgamma, dbeta
 
 
-def connect(x: Array, weights: dict[str, Array], layer: Layer, strip: slice, y: Array) -> None:
+def connect(x: Array, weights: dict[str, Array], layer: Layer, y: Array, strip: slice) -> None:
     """Some columns of x w + b (eq. 3), with their ReLU, into y."""
     w, b = weights[f"{layer.connected}.w"], weights[f"{layer.connected}.b"]
     w, y = w[:, strip], y[:, strip]

@@ -39,6 +39,9 @@ GROUP = 9
 #: BatchNorm, Convolution and ReLU: what a convolution takes of `nets.sequential`.
 LAYERS = 3
 
+#: Count, mean and sum of squared differences from it, of every channel.
+Moments = tuple[int, Array, Array]
+
 
 @dataclass
 class Fold:
@@ -112,7 +115,9 @@ class Convolutions:
             self._folds.append(fold)
             last = layer == self._count - 1
 
-            def one(group: Group, layer: int = layer, fold: Fold = fold, last: bool = last):
+            def one(
+                group: Group, layer: int = layer, fold: Fold = fold, last: bool = last
+            ) -> Moments | None:
                 if layer == 0:
                     _lay_out(images[group.part], group)
                 x = self._convolve(group, layer, fold)
@@ -120,7 +125,7 @@ class Convolutions:
 
             moments = self._team.each(one, groups)
             if not last:
-                statistics = _together(moments)
+                statistics = _together([one for one in moments if one])
         y = np.concatenate([_flat(group.x[-1]) for group in groups])
         return y, {LAYERS * n: fold.statistics for n, fold in enumerate(self._folds)}
 
@@ -196,7 +201,7 @@ class Convolutions:
             flat_d += scratch
         flat_d *= flat_x > 0
 
-    def _moments(self, x: Array) -> tuple[int, Array, Array]:
+    def _moments(self, x: Array) -> Moments:
         """Count, mean and sum of squared differences from it, of every channel of a group."""
         rows = x.reshape(x.shape[0] * x.shape[1], -1)
         count = rows.size // x.shape[3]
@@ -279,7 +284,7 @@ def _statistics(images: Array) -> Statistics:
     return Statistics(mean.astype(images.dtype), variance.astype(images.dtype))
 
 
-def _together(moments: list[tuple[int, Array, Array]]) -> Statistics:
+def _together(moments: list[Moments]) -> Statistics:
     """Statistics of all groups from those of each (Chan, Golub and LeVeque 1983)."""
     counts, means, squares = zip(*moments, strict=True)
     share = np.array(counts, np.float64) / sum(counts)

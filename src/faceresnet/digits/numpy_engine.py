@@ -8,6 +8,7 @@ as it reads.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -98,9 +99,7 @@ class NumpyEngine:
 
     def _connect(self, x: Array, layer: Layer) -> Array:
         y = np.empty((len(x), len(self._weights[f"{layer.connected}.b"])), x.dtype)
-        self._team.each(
-            lambda strip: connect(x, self._weights, layer, strip, y), strips(y.shape[1])
-        )
+        self._team.each(partial(connect, x, self._weights, layer, y), strips(y.shape[1]))
         return y
 
     def weights(self) -> dict[str, Array]:

@@ -1,0 +1,67 @@
+import threading
+
+import numpy as np
+import pytest
+
+from faceresnet.digits import threads
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_results_come_in_order(count) -> None:
+    assert threads.Team(count).each(lambda n: n * n, range(20)) == [n * n for n in range(20)]
+    assert threads.Team(count).each(abs, []) == []
+
+
+def test_threads_work_side_by_side() -> None:
+    """Two tasks that wait for each other come to an end."""
+    barrier = threading.Barrier(2, timeout=20)
+    team = threads.Team(2)
+    assert sorted(team.each(lambda n: barrier.wait(), range(2))) == [0, 1]
+
+
+@pytest.mark.parametrize("wrong", range(4))
+def test_an_error_in_a_thread_comes_out(wrong) -> None:
+    def task(n: int) -> int:
+        if n == wrong:
+            raise ValueError("no")
+        return n
+
+    with pytest.raises(ValueError, match="no"):
+        threads.Team(2).each(task, range(4))
+
+
+def test_every_thread_has_its_own_memory() -> None:
+    team = threads.Team(2)
+    barrier = threading.Barrier(2, timeout=20)
+
+    def task(n: int) -> threads.Workspace:
+        barrier.wait()
+        return team.work
+
+    first, second = team.each(task, range(2))
+    assert first is not second
+
+
+def test_blas_is_held_to_one_thread_and_let_go() -> None:
+    found = threads._openblas()
+    if found is None:
+        pytest.skip("this NumPy does not use OpenBLAS")
+    get, set_ = found
+    before = get()
+    set_(2)
+    try:
+        with threads.one_blas_thread():
+            assert get() == 1
+            np.ones((300, 300)) @ np.ones((300, 300))
+        assert get() == 2
+        with pytest.raises(KeyError), threads.one_blas_thread():
+            raise KeyError
+        assert get() == 2
+    finally:
+        set_(before)
+
+
+def test_another_blas_is_left_alone(monkeypatch) -> None:
+    monkeypatch.setattr(threads, "_openblas", lambda: None)
+    with threads.one_blas_thread():
+        pass
