@@ -47,6 +47,7 @@ class Augmentation:
         noise: probability of sensor noise.
         jpeg: probability of JPEG artefacts (where photos lie in main memory).
         event_weights: how often photos of an event are drawn, relative to others (1).
+        label_styles: how the boxes of an event are redrawn (`photos.restyle`).
     """
 
     sizes: tuple[int, ...] = (256,)
@@ -64,6 +65,7 @@ class Augmentation:
     noise: float = 0.15
     jpeg: float = 0.25
     event_weights: tuple[tuple[str, float], ...] = ()
+    label_styles: tuple[tuple[str, tuple[float, float, float, float]], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.sizes or min(self.sizes) < 1:

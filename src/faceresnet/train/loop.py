@@ -48,7 +48,7 @@ from faceresnet.train.augment import make_batch
 from faceresnet.train.backbone import first_line, load_imagenet, load_state
 from faceresnet.train.losses import detection_loss
 from faceresnet.train.model import FaceResNet
-from faceresnet.train.photos import PhotoSet
+from faceresnet.train.photos import PhotoSet, restyle
 from faceresnet.train.recipes import Recipe, Schedule
 from faceresnet.train.targets import Faces, Targets, assign_adaptively, assign_by_iou
 from faceresnet.widerface import Photo
@@ -396,7 +396,7 @@ def train(
             nodes=nodes,
         )
         photos = PhotoSet(
-            training,
+            [restyle(photo, recipe.augmentation.label_styles) for photo in training],
             device=own_device(data_device),
             keep=keep,
             event_weights=recipe.augmentation.event_weights,

@@ -227,9 +227,13 @@ def faceresnet_n() -> Recipe:
         augmentation=Augmentation(
             sizes=(256, 256, 256, 512),
             grids=(0.4, 0.25, 0.2, 0.15),
-            face_px=(5.0, 600.0),
-            min_face=4.0,
+            face_px=(4.0, 600.0),
+            min_face=3.0,
             event_weights=(("wider", 4.0), ("heads", 0.7), ("masks_a", 0.7)),
+            label_styles=(
+                ("facecount", (0.045, 0.012, 0.90, 1.04)),
+                ("masks_b", (-0.018, -0.057, 0.92, 1.08)),
+            ),
         ),
         schedule=Schedule(iterations=9_000, validate_every=8),
     )
@@ -342,5 +346,5 @@ def _build(kind: Any, value: Any) -> Any:
     if kind is int and type(value) is float and value.is_integer():
         value = int(value)
     if type(value) is not kind or (kind is float and not isfinite(value)):
-        raise _Misfit(f"a finite {kind.__name__}" if kind is float else f"a {kind.__name__}")
+        raise _Misfit({int: "an int", float: "a finite float"}.get(kind, f"a {kind.__name__}"))
     return value
