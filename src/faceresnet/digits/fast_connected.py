@@ -144,7 +144,7 @@ def connect(x: Array, weights: dict[str, Array], layer: Layer, y: Array, strip: 
     np.matmul(x, _blocks(w), out=_blocks(y))
     y += b[strip]
     if layer.rectified:
-        np.maximum(y, 0, out=y)
+        np.maximum(y, np.zeros(y.shape[1], y.dtype), out=y)  # faster than beside the number 0
 
 
 def times_transposed(x: Array, w: Array, out: Array) -> None:

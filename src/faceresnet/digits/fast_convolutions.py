@@ -175,7 +175,9 @@ class Convolutions:
         else:
             geometry, x, v = group.geometries[layer], group.x[layer - 1], group.v[layer]
             winograd.forward(geometry, x, fold.kernel, fold.b, y, v, self._team.work)
-        np.maximum(y, 0, out=y)
+        flat = y.reshape(y.shape[0] * y.shape[1], -1)
+        # Beside a row of zeros NumPy's loop is twice as fast as beside the number 0.
+        np.maximum(flat, np.zeros(flat.shape[1], y.dtype), out=flat)
         return y
 
     def _deconvolve(self, group: Group, layer: int) -> tuple[Array, Array]:

@@ -7,7 +7,9 @@ shows, lit unevenly perhaps.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,8 +19,10 @@ from faceresnet import images
 from faceresnet.digits.data import SIZE
 from faceresnet.digits.engines import Engine
 from faceresnet.errors import ImageError
-from faceresnet.images import Source
 from faceresnet.nn import softmax
+
+if TYPE_CHECKING:
+    from faceresnet.images import Source
 
 #: Side of the box that a digit is scaled to fit, px.
 BOX = 20
@@ -55,11 +59,15 @@ def predict(engine: Engine, source: Source) -> Prediction:
     Raises:
         ImageError: the photo cannot be read, or shows nothing.
     """
-    prepared = prepare(images.read(source), str(source) if not isinstance(source, bytes) else "")
+    prepared = prepare(images.read(source), _name(source))
     logits = engine.logits(prepared[None]).astype(np.float64)
     probabilities = softmax(logits)[0][0]
     digit = int(probabilities.argmax())
     return Prediction(digit, float(probabilities[digit]), probabilities)
+
+
+def _name(source: Source) -> str:
+    return str(source) if isinstance(source, str | os.PathLike) else "the image"
 
 
 def prepare(
@@ -79,7 +87,7 @@ def prepare(
     """
     ink = find_ink(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
     if ink is None:
-        raise ImageError(f"{name or 'the image'} shows no digit: it is of one colour all over")
+        raise ImageError(f"{name} shows no digit: it is of one colour all over")
     rows, columns = (np.flatnonzero(ink.any(axis=axis)) for axis in (1, 0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = BOX / max(ink.shape)

@@ -324,7 +324,7 @@ def _load(path: Path, engine: Engine) -> _State:
 
 def _save(path: Path, arrays: Mapping[str, Array], about: dict[str, str]) -> None:
     partial = path.with_name(f".{path.name}.part")
-    save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, partial, about)
+    save_file({name: np.array(a, order="C") for name, a in arrays.items()}, partial, about)
     os.replace(partial, path)
 
 
