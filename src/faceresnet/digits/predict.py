@@ -96,7 +96,8 @@ def prepare(
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     small = cv2.resize(ink, (size[1], size[0]), interpolation=interpolation)
     small = small.reshape(size) / max(float(small.max()), 1e-6)
-    return np.rint(255 * _centre(small)).astype(np.uint8)
+    centred: np.ndarray = np.rint(255 * _centre(small)).astype(np.uint8)
+    return centred
 
 
 def find_ink(grey: UInt8[np.ndarray, "H W"]) -> Float[np.ndarray, "h w"] | None:
@@ -151,8 +152,8 @@ def _without_dirt(mask: np.ndarray) -> np.ndarray:
     count, labels, numbers, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     areas = numbers[1:count, cv2.CC_STAT_AREA]
     kept = 1 + np.flatnonzero(areas >= DIRT * areas.max())
-    mask = np.isin(labels, kept)
-    return mask
+    whole: np.ndarray = np.isin(labels, kept)
+    return whole
 
 
 def _thicken(ink: np.ndarray, scale: float) -> np.ndarray:
@@ -160,9 +161,9 @@ def _thicken(ink: np.ndarray, scale: float) -> np.ndarray:
     padded = np.pad((ink > 0.5).astype(np.uint8), 1)
     if not padded.any():
         return ink
-    # A stroke's pixels lie a quarter of its width from its edge on average.
+    # Over a stroke of n pixels the distance to paper is n / 4 + 1 / 2 on average.
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, 5)
-    width = 4 * float(distance[padded > 0].mean()) - 1
+    width = 4 * float(distance[padded > 0].mean()) - 2
     missing = round(STROKE / scale - width)
     if missing < 1:
         return ink
@@ -178,9 +179,9 @@ def _centre(small: np.ndarray) -> np.ndarray:
     total = float(small.sum())
     row = float((small.sum(axis=1) * np.arange(height)).sum()) / total
     column = float((small.sum(axis=0) * np.arange(width)).sum()) / total
-    # MNIST moves by whole pixels, and its middle is the corner of pixel (14, 14).
-    top = int(np.clip(round(SIZE[0] / 2 - (row + 0.5)), 0, SIZE[0] - height))
-    left = int(np.clip(round(SIZE[1] / 2 - (column + 0.5)), 0, SIZE[1] - width))
+    # MNIST moves by whole pixels, and its middle is pixel (14, 14), counted from 0.
+    top = int(np.clip(round(SIZE[0] / 2 - row), 0, SIZE[0] - height))
+    left = int(np.clip(round(SIZE[1] / 2 - column), 0, SIZE[1] - width))
     field = np.zeros(SIZE, np.float64)
     field[top : top + height, left : left + width] = small
     return field
