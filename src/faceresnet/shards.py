@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import zipfile
@@ -76,7 +77,8 @@ def pack(
     except OSError as error:
         raise DataError(f"cannot write the shard {file}: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may be what could not be made
+            temporary.unlink()
     return file.stat().st_size
 
 
