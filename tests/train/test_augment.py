@@ -1,0 +1,444 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from faceresnet.train import augment
+from faceresnet.train.augment import (
+    Augmentation,
+    colour_transforms,
+    disturb,
+    draw_scale,
+    jpeg,
+    make_batch,
+    make_image,
+    recolour,
+    resize,
+)
+from faceresnet.train.photos import PhotoSet
+from train.samples import PLAIN, face_photo, write_split
+
+#: One for each face in a photo: far apart in every channel's sum, and from the background.
+COLOURS = np.array(
+    [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255)], np.uint8
+)
+BACKGROUND = 0
+#: Augmentation that moves pixels in every way but leaves their colours.
+MOVING = replace(
+    PLAIN,
+    sizes=(160,),
+    grids=(0.4, 0.4, 0.2),
+    face_px=(6.0, 200.0),
+    fill=0.2,
+    stretch=0.3,
+    flip=0.5,
+)
+
+
+def painted_photo(seed, size):
+    """A black photo with rectangles of its own colours for faces."""
+    rng = np.random.default_rng(seed)
+    photo = np.full((*size, 3), BACKGROUND, np.uint8)
+    boxes = []
+    for number, colour in enumerate(COLOURS):
+        # Every face has a third of the width and half the height to itself.
+        column, row = number % 3 * (size[1] // 3), number // 3 * (size[0] // 2)
+        w, h = rng.integers(8, (size[1] // 3 - 4, size[0] // 2 - 4))
+        x = column + int(rng.integers(0, size[1] // 3 - w))
+        y = row + int(rng.integers(0, size[0] // 2 - h))
+        photo[y : y + h, x : x + w] = colour
+        boxes.append((x, y, x + w, y + h))
+    return photo, np.array(boxes, np.float32)
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory):
+    root = tmp_path_factory.mktemp("painted")
+    sizes = [(120, 180), (240, 200), (96, 300), (400, 420)]
+    return PhotoSet(write_split(root, "train", [painted_photo(i, s) for i, s in enumerate(sizes)]))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("faces")
+    samples = [face_photo(seed, (96 + 32 * seed, 160)) for seed in range(4)]
+    return PhotoSet(write_split(root, "train", samples))
+
+
+def extent(image, colour):
+    """Box of the pixels that are more `colour` than black: up to half a pixel where it ends."""
+    others = [c for c in COLOURS if (c != colour).any()]
+    distance = np.abs(image.astype(int) - colour).sum(-1)
+    nearest = np.minimum.reduce([np.abs(image.astype(int) - c).sum(-1) for c in others])
+    mine = (distance < np.abs(image.astype(int) - BACKGROUND).sum(-1)) & (distance <= nearest)
+    y, x = np.nonzero(mine)
+    return None if len(x) == 0 else (x.min(), y.min(), x.max() + 1, y.max() + 1)
+
+
+def cell_around(x, y, grid):
+    """Corners of the cell that holds a point of an image of 160 px."""
+    edges = np.round(np.linspace(0, 160, grid + 1)).astype(int)
+    at = np.searchsorted(edges, (x, y), side="right").clip(1, grid)
+    return edges[at - 1], edges[at]
+
+
+@pytest.mark.parametrize("grids", [(1.0,), (0.0, 1.0), (0.0, 0.0, 1.0)])
+def test_boxes_follow_the_pixels(painted, grids):
+    augmentation = replace(MOVING, grids=grids)
+    compared = flipped = 0
+    for seed in range(60):
+        image, boxes, ignore = make_image(
+            painted, augmentation, 160, np.random.default_rng((7, seed))
+        )
+        pixels = image.numpy()
+        assert boxes.dtype == np.float32
+        assert ignore.shape == (len(boxes),)
+        for box in boxes:
+            # Which face is it? The colour in its middle says; enlarge its place by 3 px.
+            x1, y1, x2, y2 = box
+            if min(x2 - x1, y2 - y1) < 6:
+                continue
+            middle = pixels[int((y1 + y2) / 2), int((x1 + x2) / 2)]
+            colour = COLOURS[np.abs(COLOURS.astype(int) - middle).sum(-1).argmin()]
+            # Not beyond its cell of the grid: a face of the same colour may begin there.
+            low, high = cell_around((x1 + x2) / 2, (y1 + y2) / 2, len(grids))
+            left, top = np.maximum(low, (int(x1) - 3, int(y1) - 3))
+            right, bottom = np.minimum(high, (int(x2) + 4, int(y2) + 4))
+            found = extent(pixels[top:bottom, left:right], colour)
+            assert found is not None, (seed, box)
+            drawn = np.array(found) + np.array((left, top, left, top))
+            assert np.abs(drawn - box).max() <= 1.5, (seed, box, drawn)
+            compared += 1
+        left_of = {}
+        for box in boxes:
+            x, y = (box[:2] + box[2:]) / 2
+            left_of[tuple(pixels[int(y), int(x)].tolist())] = box[0]
+        red, green = left_of.get((255, 0, 0)), left_of.get((0, 255, 0))
+        flipped += red is not None and green is not None and bool(red > green)
+    assert compared > 100
+    if grids == (1.0,):
+        assert 3 < flipped < 40  # red lies left of green, unless flipped
+
+
+@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([64, 96, 160, 224]))
+@settings(max_examples=60, deadline=None)
+def test_faces_lie_within_the_image(photos, painted, seed, size):
+    for source in (photos, painted):
+        image, boxes, ignore = make_image(source, MOVING, size, np.random.default_rng(seed))
+        assert image.shape == (size, size, 3)
+        assert image.dtype == torch.uint8
+        assert (boxes >= 0).all()
+        assert (boxes <= size).all()
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+        sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
+        assert ignore[sides < MOVING.min_face - 1e-3].all()
+
+
+def test_the_same_seed_makes_the_same_batch(photos):
+    augmentation = Augmentation(sizes=(64, 96))
+    once, again, other = (
+        make_batch(photos, augmentation, 3, seed) for seed in [(0, 0, 5), (0, 0, 5), (0, 0, 6)]
+    )
+    assert torch.equal(once[0], again[0])
+    for name in ("boxes", "image", "ignore"):
+        assert torch.equal(getattr(once[1], name), getattr(again[1], name))
+    assert once[0].shape != other[0].shape or not torch.equal(once[0], other[0])
+
+
+@pytest.mark.parametrize("seed", [(1, 0, 5), (0, 1, 5), (0, 0, 6)])
+def test_run_seed_rank_and_iteration_each_change_the_batch(photos, seed):
+    augmentation = Augmentation(sizes=(64,))
+    one, two = (make_batch(photos, augmentation, 2, s)[0] for s in ((0, 0, 5), seed))
+    assert not torch.equal(one, two)
+
+
+def test_larger_images_come_in_smaller_batches(photos):
+    augmentation = Augmentation(sizes=(64, 128, 96))
+    counts = {}
+    for seed in range(30):
+        images, faces = make_batch(photos, augmentation, 8, (seed,))
+        assert images.shape[1] == images.shape[2]
+        assert faces.image.max() < len(images)
+        counts[images.shape[1]] = len(images)
+    assert counts == {64: 8, 128: 2, 96: 4}
+
+
+@pytest.mark.parametrize("sizes", [(64, 160), (160, 32)])
+def test_a_size_may_be_larger_or_smaller_than_the_first(photos, sizes):
+    augmentation = replace(MOVING, sizes=sizes, grids=(0.0, 0.5, 0.5))
+    for seed in range(20):
+        images, _ = make_batch(photos, augmentation, 1, (seed,))
+        assert images.shape[1] in sizes
+
+
+def test_photos_are_not_changed(photos):
+    before = [photos[i].clone() for i in range(len(photos))]
+    faces = [f.copy() for f in photos.faces]
+    ignore = [f.copy() for f in photos.ignore]
+    everything = Augmentation(sizes=(160, 64), blur=1.0, noise=1.0, jpeg=1.0, max_scale=1.0)
+    for seed in range(25):
+        make_batch(photos, everything, 2, (seed,))
+    for i in range(len(photos)):
+        assert torch.equal(photos[i], before[i])
+        assert np.array_equal(photos.faces[i], faces[i])
+        assert np.array_equal(photos.ignore[i], ignore[i])
+
+
+def one_photo(tmp_path, photo, faces, ignore=None):
+    ignore = np.zeros(len(faces), bool) if ignore is None else ignore
+    return PhotoSet(write_split(tmp_path, "train", [(photo, np.array(faces, np.float32), ignore)]))
+
+
+def test_cut_faces_are_ignored(tmp_path):
+    photo = np.zeros((200, 200, 3), np.uint8)
+    photos = one_photo(tmp_path, photo, [(40, 40, 160, 160), (0, 150, 30, 180)])
+    augmentation = replace(PLAIN, face_px=(120.0, 120.0), min_visible=0.6)
+    taught, ignored = [], []
+    for seed in range(300):
+        _, boxes, ignore = make_image(photos, augmentation, 96, np.random.default_rng(seed))
+        for box, is_ignored in zip(boxes, ignore, strict=True):
+            (ignored if is_ignored else taught).append((box[2:] - box[:2]).prod())
+    # A face fills 120² px or, where the small one was chosen, more: min_visible of the least.
+    assert min(taught) >= 0.6 * 29 * 29
+    assert len(ignored) > 100
+    assert len(taught) > 50
+
+
+@pytest.mark.parametrize(("visible", "is_ignored"), [(0.40, True), (0.50, False)])
+def test_the_share_left_decides(tmp_path, visible, is_ignored):
+    """A face hanging out of the photo itself is whole; only what a crop cuts counts."""
+    photo = np.zeros((100, 100, 3), np.uint8)
+    photos = one_photo(tmp_path, photo, [(0, 0, 100, 100)])
+    cell = torch.zeros(100, round(100 * visible), 3, dtype=torch.uint8)
+    # At scale 1 the cell shows a part of the width.
+    augmentation = replace(PLAIN, face_px=(100.0, 100.0), max_scale=1.0, min_visible=0.45)
+    seen = set()
+    for seed in range(20):
+        boxes, ignore = augment.paste(cell, photos, 0, augmentation, 1, np.random.default_rng(seed))
+        share = (boxes[0, 2] - boxes[0, 0]) * (boxes[0, 3] - boxes[0, 1]) / 1e4
+        if abs(share - visible) < 0.02:
+            seen.add(bool(ignore[0]))
+    assert seen == {is_ignored}
+
+
+def test_faces_too_small_are_ignored(tmp_path):
+    photo = np.zeros((300, 300, 3), np.uint8)
+    photos = one_photo(tmp_path, photo, [(100, 100, 104, 104), (200, 200, 240, 240)])
+    augmentation = replace(PLAIN, face_px=(40.0, 40.0), min_face=5.0, max_scale=1.0)
+    small = large = 0
+    for seed in range(60):
+        _, boxes, ignore = make_image(photos, augmentation, 288, np.random.default_rng(seed))
+        for box, is_ignored in zip(boxes, ignore, strict=True):
+            side = np.sqrt((box[2:] - box[:2]).prod())
+            if side < 5:
+                small += 1
+                assert is_ignored
+            elif side > 35:
+                large += 1
+                assert not is_ignored
+    assert min(small, large) > 10
+
+
+def test_ignored_faces_stay_ignored_and_are_no_anchors(tmp_path):
+    photo, faces = painted_photo(3, (200, 200))
+    photos = one_photo(tmp_path, photo, faces, np.array([False] + [True] * 5))
+    for seed in range(20):
+        _, _, ignore = make_image(photos, MOVING, 160, np.random.default_rng(seed))
+        assert ignore.sum() >= len(ignore) - 9
+    photos = one_photo(tmp_path / "all", photo, faces, np.ones(6, bool))
+    for seed in range(20):
+        _, _, ignore = make_image(photos, MOVING, 160, np.random.default_rng(seed))
+        assert ignore.all()
+
+
+def test_photos_without_faces_make_images_too(tmp_path):
+    rng = np.random.default_rng(0)
+    photos = one_photo(tmp_path, rng.integers(0, 256, (90, 130, 3), dtype=np.uint8), [])
+    images, faces = make_batch(photos, Augmentation(sizes=(64,)), 3, (0,))
+    assert images.float().std() > 5
+    assert faces.boxes.shape == (0, 4)
+    assert faces.boxes.dtype == torch.float32
+    assert faces.image.dtype == torch.int64
+    assert faces.ignore.dtype == torch.bool
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (3000, 2)])
+def test_photos_of_any_shape_make_images(tmp_path, size):
+    photos = one_photo(tmp_path, np.full((*size, 3), 200, np.uint8), [(0, 0, 1, 1)])
+    for seed in range(10):
+        images, _ = make_batch(photos, MOVING, 1, (seed,))
+        assert images.shape == (1, 160, 160, 3)
+
+
+# --- the anchored face ---
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.floats(4, 300),
+    st.tuples(st.integers(300, 1200), st.integers(300, 1200)),
+)
+@settings(deadline=None)
+def test_the_anchored_face_gets_its_size_unless_the_image_would_stay_empty(seed, side, photo_size):
+    augmentation = replace(PLAIN, face_px=(20.0, 80.0), max_scale=3.0)
+    anchor = np.array([10, 10, 10 + side, 10 + side], np.float32)
+    photo, cell = np.array(photo_size), np.array([256, 256])
+    scale = draw_scale(photo, cell, anchor, augmentation, 1, np.random.default_rng(seed))
+    assert scale[0] == scale[1]
+    least = np.sqrt((cell / photo).min() * (cell / photo).max())
+    face = scale[0] * side
+    assert 19.9 <= face <= 80.1 or scale[0] in (pytest.approx(3.0), pytest.approx(least))
+    assert min(least, 3.0) * 0.999 <= scale[0] <= 3.001
+
+
+def test_some_faces_fill_the_frame():
+    augmentation = replace(PLAIN, face_px=(20.0, 40.0), fill=0.5, max_scale=10.0)
+    anchor = np.array([10, 10, 110, 110], np.float32)
+    rng = np.random.default_rng(0)
+    sides = [
+        100
+        * draw_scale(np.array([800, 800]), np.array([256, 256]), anchor, augmentation, 1, rng)[0]
+        for _ in range(200)
+    ]
+    filling = [side for side in sides if side > 128]
+    assert 60 < len(filling) < 140
+    assert max(filling) <= 1.1 * 256 + 1
+
+
+def test_faces_smaller_than_the_image_can_hold_are_no_error():
+    anchor = np.array([10, 10, 60, 60], np.float32)
+    augmentation = replace(PLAIN, face_px=(500.0, 600.0))
+    rng = np.random.default_rng(0)
+    scale = draw_scale(np.array([300, 300]), np.array([64, 64]), anchor, augmentation, 1, rng)
+    assert np.isfinite(scale).all()
+
+
+def test_shapes_are_stretched_within_their_limit():
+    anchor = np.array([10, 10, 60, 60], np.float32)
+    augmentation = replace(PLAIN, stretch=0.3)
+    rng = np.random.default_rng(0)
+    ratios = []
+    for _ in range(100):
+        x, y = draw_scale(np.array([300, 300]), np.array([96, 96]), anchor, augmentation, 1, rng)
+        ratios.append(np.log(x / y))
+    assert np.abs(ratios).max() <= 0.3
+    assert np.std(ratios) > 0.1
+
+
+# --- events ---
+
+
+def test_events_are_drawn_by_their_weight(tmp_path):
+    black = np.zeros((40, 40, 3), np.uint8)
+    photos = []
+    for event, count in (("never", 3), ("plain", 2), ("often", 2), ("not", 1)):
+        root = tmp_path / event
+        photos += write_split(root, "train", [(black, np.zeros((0, 4)))] * count, event)
+    weights = [("often", 3.0), ("never", 0.0), ("not", 0.0)]
+    photo_set = PhotoSet(photos, event_weights=weights)
+    rng = np.random.default_rng(0)
+    drawn = np.bincount([photo_set.draw(rng) for _ in range(4000)], minlength=8)
+    assert drawn[:3].tolist() == [0, 0, 0]
+    assert drawn[7] == 0
+    assert drawn[3:7] / 4000 == pytest.approx([1 / 8, 1 / 8, 3 / 8, 3 / 8], abs=0.03)
+
+    class Edge:
+        """A generator at the ends of its range."""
+
+        def __init__(self, value):
+            self.value = value
+
+        def random(self):
+            return self.value
+
+    assert photo_set.draw(Edge(0.0)) == 3
+    assert photo_set.draw(Edge(np.nextafter(1.0, 0.0))) == 6
+
+
+# --- colours ---
+
+
+def test_colours_stay_where_nothing_is_asked_for():
+    rng = np.random.default_rng(0)
+    images = torch.randint(0, 256, (3, 20, 20, 3), dtype=torch.uint8)
+    matrix, offset = colour_transforms(3, PLAIN, rng)
+    assert np.allclose(matrix, np.eye(3), atol=1e-6)
+    assert np.allclose(offset, 0, atol=1e-4)
+    assert torch.equal(disturb(images.clone(), PLAIN, rng), images)
+
+
+def test_grey_images_are_grey():
+    images = torch.randint(0, 256, (4, 16, 16, 3), dtype=torch.uint8)
+    grey = replace(PLAIN, grey=1.0)
+    done = disturb(images.clone(), grey, np.random.default_rng(0)).int()
+    assert (done.amax(-1) - done.amin(-1)).max() <= 1
+    luma = images.float() @ torch.tensor(augment.LUMA)
+    assert (done[..., 0] - luma).abs().max() <= 1
+
+
+def test_colours_are_an_affine_map():
+    augmentation = replace(PLAIN, colour=0.4, grey=0.3)
+    matrix, offset = colour_transforms(5, augmentation, np.random.default_rng(1))
+    images = torch.randint(0, 256, (5, 12, 12, 3), dtype=torch.uint8)
+    expected = torch.stack(
+        [image.float() @ m + b for image, m, b in zip(images, matrix, offset, strict=True)]
+    )
+    done = recolour(images.clone(), matrix, offset).float()
+    assert (done - expected.clamp(0, 255)).abs().max() <= 1.0  # OpenCV counts in 1/1,024
+    assert matrix.std(0).mean() > 0.05
+
+
+@pytest.mark.parametrize("name", ["blur", "noise", "jpeg"])
+def test_detail_is_lost_by_a_little(name):
+    photo, _ = face_photo(0)
+    images = torch.tensor(photo)[None].repeat(2, 1, 1, 1)
+    done = disturb(images.clone(), replace(PLAIN, **{name: 1.0}), np.random.default_rng(0))
+    difference = (done.float() - images.float()).abs().mean()
+    assert 0.3 < difference < 30
+    assert done.dtype == torch.uint8
+    assert not torch.equal(done[0], done[1])
+
+
+def test_jpeg_keeps_the_order_of_the_channels():
+    image = torch.zeros(32, 32, 3, dtype=torch.uint8)
+    image[..., 0] = 200
+    done = jpeg(image, 80).float().mean((0, 1))
+    assert done[0] > 180
+    assert done[1:].max() < 40
+
+
+def test_resizing_averages():
+    image = torch.zeros(32, 32, 3, dtype=torch.uint8)
+    image[::2] = 200
+    small = resize(image, (8, 16))
+    assert small.shape == (8, 16, 3)
+    assert (small.float() - 100).abs().max() < 30
+    assert torch.equal(resize(image, (32, 32)), image)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"sizes": ()}, "sizes must"),
+        ({"sizes": (0,)}, "sizes must"),
+        ({"grids": ()}, "grids must"),
+        ({"grids": (0.0, 0.0)}, "grids must"),
+        ({"grids": (1.0, -0.5)}, "grids must"),
+        ({"face_px": (10.0,)}, "face_px must"),
+        ({"face_px": (20.0, 10.0)}, "face_px must"),
+        ({"face_px": (0.0, 10.0)}, "face_px must"),
+        ({"max_scale": 0.0}, "max_scale must"),
+        ({"stretch": -0.1}, "stretch not negative"),
+        ({"flip": 1.5}, "flip must lie in"),
+        ({"jpeg": -0.1}, "jpeg must lie in"),
+        ({"fill": 2.0}, "fill must lie in"),
+    ],
+)
+def test_impossible_augmentation_is_refused(change, says):
+    with pytest.raises(ValueError, match=says):
+        Augmentation(**change)
