@@ -28,8 +28,9 @@ from faceresnet.nn.shapes import Array
 #: Moves part of a parameter: its name, which rows, and their gradient.
 Move = Callable[[str, slice, Array], None]
 EVERYTHING = slice(None)
-#: Strips that a layer's neurons are worked on in, and columns of a product: one cache line.
-STRIPS, BLOCK = 4, 16
+#: Strips that a layer's neurons are worked on in: one for each of two threads, as more of them cost
+#: more in calls than they spread. And columns of a product: one cache line.
+STRIPS, BLOCK = 2, 16
 
 
 @dataclass(frozen=True)

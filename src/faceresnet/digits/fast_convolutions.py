@@ -34,8 +34,8 @@ from faceresnet.nn.functional import Statistics
 from faceresnet.nn.optim import Parameters
 from faceresnet.nn.shapes import Array
 
-#: Images that go through the network together.
-GROUP = 9
+#: Images that go through the network together: 50 make four groups.
+GROUP = 13
 #: BatchNorm, Convolution and ReLU: what a convolution takes of `nets.sequential`.
 LAYERS = 3
 
