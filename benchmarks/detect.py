@@ -44,8 +44,10 @@ class YuNet:
     THRESHOLD = 0.6
     NMS_IOU = 0.45
 
-    def __init__(self, path: str, threads: int | None) -> None:
+    def __init__(self, path: str, threads: int | None, threshold: float = THRESHOLD) -> None:
         import onnxruntime
+
+        self._threshold = threshold
 
         options = onnxruntime.SessionOptions()
         if threads:
@@ -76,7 +78,7 @@ class YuNet:
         found = []
         for i, stride in enumerate(self.STRIDES):
             square = outputs[i].ravel().clip(0, 1) * outputs[3 + i].ravel().clip(0, 1)
-            index = np.flatnonzero(square >= self.THRESHOLD**2)
+            index = np.flatnonzero(square >= self._threshold**2)
             row, column = np.divmod(index, size[1] // stride)
             box = outputs[6 + i].reshape(-1, 4)[index]
             centre = (np.stack([column, row], axis=1) + box[:, :2]) * stride
@@ -85,7 +87,7 @@ class YuNet:
             found.append(np.concatenate([centre - sides / 2, sides, score], axis=1))
         faces = np.concatenate(found).astype(np.float32)
         opencv: Any = cv2.dnn  # its types know lists only
-        kept = opencv.NMSBoxes(faces[:, :4], faces[:, 4], self.THRESHOLD, self.NMS_IOU)
+        kept = opencv.NMSBoxes(faces[:, :4], faces[:, 4], self._threshold, self.NMS_IOU)
         best: np.ndarray = faces[np.asarray(kept, dtype=int).reshape(-1)]
         return best
 
