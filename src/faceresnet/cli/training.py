@@ -93,9 +93,9 @@ def train(
     A run that was killed goes on with --resume and ends as if it had not been.
     """
     require("torch", "lightning")
-    from faceresnet.train import loop, recipes
+    from faceresnet.train import loop, recipes, runs
 
-    chosen = loop.read_recipe(out) if resume else recipes.recipe(recipe)
+    chosen = runs.read_recipe(out) if resume else recipes.recipe(recipe)
     chosen = recipes.override(chosen, set_ or ())
     if data is None:
         raise ValueError("train needs photos: give --data")
@@ -157,7 +157,7 @@ def export(
     import tempfile
 
     from faceresnet.train import export as exporting
-    from faceresnet.train.loop import make_spec
+    from faceresnet.train.runs import make_spec
 
     recipe, model = exporting.load_run(run, checkpoint)
     spec = make_spec(recipe, name=name or out.stem, licence=licence)

@@ -20,9 +20,9 @@ from faceresnet import images
 from faceresnet.engine import INPUT, OUTPUTS, open_engine
 from faceresnet.errors import TrainingError
 from faceresnet.spec import ModelSpec
-from faceresnet.train.loop import BEST, LAST, load_weights, read_recipe
 from faceresnet.train.model import FaceResNet
 from faceresnet.train.recipes import Recipe
+from faceresnet.train.runs import BEST, LAST, load_weights, read_recipe
 from faceresnet.widerface import Photo
 
 #: Largest difference of a logit or delta between PyTorch and the exported fp32 file.

@@ -8,23 +8,19 @@ killed and resumed ends as one that was not.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import math
 import os
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     Callback,
     ModelCheckpoint,
@@ -32,40 +28,32 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from faceresnet import images
 from faceresnet.anchors import make_anchors
-from faceresnet.detector import postprocess
 from faceresnet.errors import TrainingError
-from faceresnet.evaluation import EVALUATION_THRESHOLD, evaluate, predict
-from faceresnet.spec import ModelSpec
+from faceresnet.evaluation import evaluate, predict
 from faceresnet.train import recipes
 from faceresnet.train.augment import make_batch
-from faceresnet.train.backbone import first_line, load_imagenet, load_state
 from faceresnet.train.losses import detection_loss
+from faceresnet.train.machine import check_data_device, has_bf16, own_device, quiet
 from faceresnet.train.model import FaceResNet
 from faceresnet.train.photos import PhotoSet, restyle
 from faceresnet.train.recipes import Recipe, Schedule
-from faceresnet.train.targets import Faces, Targets, assign_adaptively, assign_by_iou
-from faceresnet.widerface import Photo
-
-RECIPE_FILE = "recipe.json"
-JOURNAL_FILE = "metrics.jsonl"
-LAST = Path("checkpoints/last.ckpt")
-BEST = Path("checkpoints/best.ckpt")
-#: How warnings begin that nobody who trains can act on: on workers, one is enough; the run folder
-#: of a run that goes on is not empty; a last epoch may be short; a call inside Lightning is old.
-NOT_FOR_USERS = (
-    "The 'train_dataloader' does not have many workers",
-    "The 'val_dataloader' does not have many workers",
-    "Checkpoint directory .* exists and is not empty",
-    "The number of training batches .* is smaller than the logging interval",
-    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+from faceresnet.train.runs import (
+    BEST,
+    JOURNAL_FILE,
+    LAST,
+    RECIPE_FILE,
+    load_weights,
+    make_spec,
+    read_recipe,
+    write_json,
 )
+from faceresnet.train.targets import Faces, Targets, assign_adaptively, assign_by_iou
+from faceresnet.train.validation import TorchDetector
+from faceresnet.widerface import Photo
 
 
 class Batches(Dataset[tuple[Tensor, Faces]]):
@@ -87,38 +75,6 @@ class Batches(Dataset[tuple[Tensor, Faces]]):
         seed = (self.recipe.seed, self.rank, self.first + index)
         batch = self.recipe.schedule.batch
         return make_batch(self.photos, self.recipe.augmentation, batch, seed)
-
-
-@dataclass(frozen=True)
-class Found:
-    """What `TorchDetector` found: boxes (M, 4) px and scores (M,)."""
-
-    boxes: np.ndarray
-    scores: np.ndarray
-
-
-class TorchDetector:
-    """A network in training as a detector: letterbox, forward, and the shared `postprocess`."""
-
-    def __init__(self, model: FaceResNet, spec: ModelSpec) -> None:
-        self.model, self.spec = model, spec
-
-    @torch.no_grad()
-    def __call__(self, image: np.ndarray) -> Found:
-        """Detect in (H, W, 3) uint8 RGB, down to the lowest score an evaluation needs."""
-        padded = images.letterbox(image, self.spec.size_multiple)
-        device = next(self.model.parameters()).device
-        logits, deltas = self.model(torch.tensor(padded, device=device)[None])
-        anchors = make_anchors(self.spec.levels, (padded.shape[0], padded.shape[1]))
-        boxes, scores = postprocess(
-            logits[0].float().cpu().numpy(),
-            deltas[0].float().cpu().numpy(),
-            anchors,
-            self.spec,
-            EVALUATION_THRESHOLD,
-            (image.shape[0], image.shape[1]),
-        )
-        return Found(boxes, scores)
 
 
 class Training(lightning.LightningModule):
@@ -249,19 +205,6 @@ def moving_average(decay: float, average: Tensor, current: Tensor, updates: Tens
     """
     reached = min(decay, (1 + int(updates)) / (10 + int(updates)))
     return average + (1 - reached) * (current - average)
-
-
-def make_spec(recipe: Recipe, **changes: Any) -> ModelSpec:
-    """The specification of a recipe's model."""
-    network = recipe.network
-    spec = ModelSpec(
-        name=recipe.name,
-        levels=network.levels,
-        delta_scales=network.delta_scales,
-        size_multiple=network.size_multiple,
-        recipe=recipe.name,
-    )
-    return replace(spec, **changes)
 
 
 class Data(lightning.LightningDataModule):
@@ -472,91 +415,3 @@ def make_trainer(
         )
     except MisconfigurationException as error:
         raise TrainingError(f"training cannot start here: {error}") from error
-
-
-def check_data_device(name: str) -> None:
-    """Refuse a device for the photos that is not here, before anything is read.
-
-    Raises:
-        ValueError: it is neither cpu nor cuda.
-        TrainingError: it is cuda, and torch finds no GPU.
-    """
-    if name not in ("cpu", "cuda"):
-        raise ValueError(f"the photos' device must be cpu or cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError(
-            f"--data-device cuda needs a GPU, and torch {torch.__version__} finds none here: "
-            "leave it out to keep the photos in main memory, or install torch for your GPU"
-        )
-
-
-def own_device(name: str) -> str:
-    """The device of this process: each of several on a machine has a GPU of its own."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep from the user what Lightning and torch say about their own business."""
-    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    level = tips.level
-    tips.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for message in NOT_FOR_USERS:
-                warnings.filterwarnings("ignore", message)
-            yield
-    finally:
-        tips.setLevel(level)
-
-
-def has_bf16(accelerator: str) -> bool:
-    """Whether the processor that will train computes in bfloat16 natively."""
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("bf16"))
-
-
-def load_weights(model: FaceResNet, file: Path) -> None:
-    """Start from weights: a run's checkpoint, a shipped ``.safetensors``, or torchvision's ResNet.
-
-    Raises:
-        TrainingError: the file holds none of these, or of another network.
-    """
-    if file.suffix != ".ckpt" and file.suffix != ".safetensors":
-        load_imagenet(model.backbone, file)
-        return
-    try:
-        if file.suffix == ".safetensors":
-            state = load_file(file)
-        else:
-            saved = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-            state = {name.removeprefix("model."): value for name, value in saved.items()}
-        load_state(model, state)
-    except Exception as error:
-        raise TrainingError(
-            f"{file} does not fit this recipe's network: {first_line(error)}. "
-            "Expected a checkpoint or .safetensors of the same recipe."
-        ) from error
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Write JSON atomically."""
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.replace(file)
-
-
-def read_recipe(folder: Path) -> Recipe:
-    """The recipe of a run.
-
-    Raises:
-        TrainingError: the folder is no run.
-    """
-    try:
-        return recipes.from_json(json.loads((folder / RECIPE_FILE).read_text()))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise TrainingError(
-            f"{folder} is not a run folder: {RECIPE_FILE} cannot be read ({error})"
-        ) from error

@@ -1,0 +1,80 @@
+"""A run folder: what lies where, and what can be read back from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from faceresnet.errors import TrainingError
+from faceresnet.spec import ModelSpec
+from faceresnet.train import recipes
+from faceresnet.train.backbone import first_line, load_imagenet, load_state
+from faceresnet.train.model import FaceResNet
+from faceresnet.train.recipes import Recipe
+
+RECIPE_FILE = "recipe.json"
+JOURNAL_FILE = "metrics.jsonl"
+LAST = Path("checkpoints/last.ckpt")
+BEST = Path("checkpoints/best.ckpt")
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe of a run.
+
+    Raises:
+        TrainingError: the folder is no run.
+    """
+    try:
+        return recipes.from_json(json.loads((folder / RECIPE_FILE).read_text()))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise TrainingError(
+            f"{folder} is not a run folder: {RECIPE_FILE} cannot be read ({error})"
+        ) from error
+
+
+def load_weights(model: FaceResNet, file: Path) -> None:
+    """Start from weights: a run's checkpoint, a shipped ``.safetensors``, or torchvision's ResNet.
+
+    Raises:
+        TrainingError: the file holds none of these, or of another network.
+    """
+    if file.suffix != ".ckpt" and file.suffix != ".safetensors":
+        load_imagenet(model.backbone, file)
+        return
+    try:
+        if file.suffix == ".safetensors":
+            state = load_file(file)
+        else:
+            saved = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+            state = {name.removeprefix("model."): value for name, value in saved.items()}
+        load_state(model, state)
+    except Exception as error:
+        raise TrainingError(
+            f"{file} does not fit this recipe's network: {first_line(error)}. "
+            "Expected a checkpoint or .safetensors of the same recipe."
+        ) from error
+
+
+def make_spec(recipe: Recipe, **changes: Any) -> ModelSpec:
+    """The specification of a recipe's model."""
+    network = recipe.network
+    spec = ModelSpec(
+        name=recipe.name,
+        levels=network.levels,
+        delta_scales=network.delta_scales,
+        size_multiple=network.size_multiple,
+        recipe=recipe.name,
+    )
+    return replace(spec, **changes)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.replace(file)
