@@ -36,6 +36,8 @@ class Augmentation:
         grids: probability of a 1×1, 2×2, 3×3 … grid of photos.
         face_px: range of the side to which the anchored face is scaled, log-uniform.
         fill: probability that it is scaled to fill at least half the image's side instead.
+        native: probability that a photo alone keeps its own size: tiny faces as cameras and
+            annotators see them differ from large ones scaled down.
         max_scale: largest enlargement of a photo.
         stretch: largest relative change of the aspect ratio.
         min_face: px; smaller faces are ignored.
@@ -54,6 +56,7 @@ class Augmentation:
     grids: tuple[float, ...] = (0.55, 0.3, 0.15)
     face_px: tuple[float, ...] = (6.0, 600.0)
     fill: float = 0.2
+    native: float = 0.0
     max_scale: float = 6.0
     stretch: float = 0.15
     min_face: float = 5.0
@@ -76,7 +79,17 @@ class Augmentation:
             raise ValueError(f"face_px must be two sizes, the smaller first, got {self.face_px}")
         if self.max_scale <= 0 or self.stretch < 0:
             raise ValueError("max_scale must be positive and stretch not negative")
-        for name in ("fill", "min_visible", "flip", "colour", "grey", "blur", "noise", "jpeg"):
+        for name in (
+            "fill",
+            "native",
+            "min_visible",
+            "flip",
+            "colour",
+            "grey",
+            "blur",
+            "noise",
+            "jpeg",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
 
@@ -210,6 +223,8 @@ def draw_scale(
     inside, cover = float(ratios.min()), float(ratios.max())
     if grid > 1:
         scale = exp(rng.uniform(log(inside), log(1.5 * cover)))
+    elif augmentation.native and rng.random() < augmentation.native:
+        scale = 1.0
     elif anchor is not None:
         side = sqrt(max(float((anchor[2:] - anchor[:2]).prod()), 1.0))
         low, high = augmentation.face_px

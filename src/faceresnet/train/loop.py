@@ -237,6 +237,11 @@ class Journal(Callback):
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self._validated = False
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Remember that the figures of validation are this epoch's: Lightning keeps them on."""
+        self._validated = True
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         """Drop the lines beyond the checkpoint that training goes on from: they come again."""
@@ -260,7 +265,12 @@ class Journal(Callback):
         """Write the epoch's line."""
         if not trainer.is_global_zero:
             return
-        values = {name: round(float(v), 6) for name, v in trainer.callback_metrics.items()}
+        values = {
+            name: round(float(value), 6)
+            for name, value in trainer.callback_metrics.items()
+            if self._validated or name.partition("/")[0] != "ap"
+        }
+        self._validated = False
         line = {"iteration": trainer.global_step, "time": round(time.time()), **values}
         with self.file.open("a") as out:
             out.write(json.dumps(line) + "\n")
