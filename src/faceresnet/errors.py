@@ -1,13 +1,13 @@
 """What can go wrong in the world; wrong arguments raise ``ValueError``.
 
-    FaceResNetError          what happened, what was expected, what to do
-    ├── ImageError           a photo cannot be read
-    ├── ModelError           a model is unknown, broken or was made for something else
-    ├── EngineError          an inference engine is missing or cannot use the device asked for
-    ├── DataError            a data set or result file breaks its format (names file and line)
-    ├── DownloadError        a download failed or its checksum is wrong
-    ├── TrainingError        a run cannot start, go on or be exported
-    └── MissingExtraError    a command needs an extra that is not installed
+FaceResNetError          what happened, what was expected, what to do
+├── ImageError           a photo cannot be read
+├── ModelError           a model is unknown, broken or was made for something else
+├── EngineError          an inference engine is missing or cannot use the device asked for
+├── DataError            a data set or result file breaks its format (names file and line)
+├── DownloadError        a download failed or its checksum is wrong
+├── TrainingError        a run cannot start, go on or be exported
+└── MissingExtraError    a command needs an extra that is not installed
 """
 
 
