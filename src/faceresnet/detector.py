@@ -200,10 +200,10 @@ class FaceDetector:
     def _looks(self, photo: images.Image, found: list[_Found]) -> Iterator[_Look]:
         """Make the views of a photo with their pixels; each scale is made once."""
         size = photo.shape[:2]
-        largest_anchor = max(max(level.sizes) for level in self.spec.levels)
+        largest_face = self.spec.largest_face or max(max(level.sizes) for level in self.spec.levels)
         scaled = photo
         views = plan(
-            size, largest_anchor, max_side=self.max_side, tile=self.tile, pyramid=self.pyramid
+            size, largest_face, max_side=self.max_side, tile=self.tile, pyramid=self.pyramid
         )
         for view in views:
             if scaled.shape[:2] != view.image_size:
@@ -251,13 +251,12 @@ class _Look:
 
 def _merge(found: Sequence[_Found], spec: ModelSpec, size: tuple[int, int]) -> Detections:
     """Each face once, though several views saw it."""
-    if len(found) == 1:
-        return Detections(found[0].boxes, found[0].scores, size)
     boxes = np.concatenate([part.boxes for part in found])
     scores = np.concatenate([part.scores for part in found])
     levels = np.repeat([part.level for part in found], [len(part.scores) for part in found])
-    kept = boxes_.nms(boxes, scores, spec.nms_iou)
-    boxes, scores, levels = boxes[kept], scores[kept], levels[kept]
+    if len(found) > 1:
+        kept = boxes_.nms(boxes, scores, spec.nms_iou)
+        boxes, scores, levels = boxes[kept], scores[kept], levels[kept]
     whole = ~fragments(boxes, scores, levels)
     return Detections(boxes[whole], scores[whole], size)
 

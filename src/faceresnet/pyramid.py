@@ -1,8 +1,8 @@
 """Which parts of a photo the network looks at, and at which scales.
 
-One look finds faces from a few pixels up to somewhat more than the largest anchor. Photos in which
+One look finds faces from a few pixels up to the largest that the model is good at. Photos in which
 a face could be larger are looked at again, reduced, until a face that fills the frame is smaller
-than the largest anchor. Photos too large for one look are cut into overlapping tiles. Each look
+than that. Photos too large for one look are cut into overlapping tiles. Each look
 reports only the sizes that it sees best, and no face that the border of its tile cuts.
 """
 
@@ -21,10 +21,12 @@ TILE = 1280
 TILE_FROM = 2048
 #: Scales follow one another by at most this factor, so that every size is seen well at one.
 MAX_STEP = 6.0
-#: The coarsest scale reduces the whole frame to this part of the largest anchor.
+#: The coarsest scale reduces the whole frame to this part of the largest face.
 FRAME = 0.75
-#: A look reports faces up to this factor above the largest anchor (IoU ½ with it).
+#: A look reports faces up to this factor above the largest.
 REACH = sqrt(2.0)
+#: From this side on (√area, px) a face may show fragments in the very look that finds it whole.
+LARGE = 192.0
 #: A box this close to an inner border of its tile, px, or in parts of its own size, is cut by it.
 CUT_PX = 2.0
 CUT_FRACTION = 0.04
@@ -95,7 +97,7 @@ class View:
 
 def plan(
     size: tuple[int, int],
-    largest_anchor: float,
+    largest_face: float,
     *,
     max_side: int | None = None,
     tile: bool | int | str = "auto",
@@ -105,7 +107,7 @@ def plan(
 
     Args:
         size: (height, width) px of the photo.
-        largest_anchor: side of the model's largest anchor, px.
+        largest_face: side of the largest face that the model finds well in one look, px.
         max_side: the finest scale reduces the photo's longer side to at most this many px.
         tile: False: never cut; True or a side in px: cut what is larger than a tile; ``auto``: cut
             what is longer than `TILE_FROM` into tiles of `TILE`.
@@ -115,9 +117,9 @@ def plan(
     shrink = min(1.0, max_side / max(size)) if max_side else 1.0
     finest = _scaled(size, shrink)
     cuts = tile is not False and max(finest) > (TILE_FROM if tile == "auto" else side)
-    overlap = ceil(min(largest_anchor / 2, max(side / 8, min(64, side / 4))))
+    overlap = ceil(min(largest_face / 2, max(side / 8, min(64, side / 4))))
     # A face larger than the overlap may be cut by every tile, so the next scale must see it.
-    largest = 2.0 * overlap if cuts else largest_anchor
+    largest = 2.0 * overlap if cuts else largest_face
     smallest = largest / (2 * MAX_STEP)
     frame = sqrt(finest[0] * finest[1])
     spans = frame / (FRAME * largest)
@@ -158,21 +160,24 @@ def fragments(
     scores: Float32[np.ndarray, "M"],
     levels: np.ndarray,
 ) -> Bool[np.ndarray, "M"]:
-    """Which boxes are part of a large face that a coarser look found whole.
+    """Which boxes are part of a large face that was found whole.
 
-    A window over half a face can look like a face. Such a box lies in the whole face's box, is
-    no better, came from a finer scale, and is large: at least a quarter of the whole.
+    A window over half a face can look like a face. Such a box lies in the whole face's box, is no
+    better, is at most half as large, and came from a finer scale; or from the same one, where the
+    whole face is at least `LARGE` px. It is large itself: at least a sixteenth of the whole.
     """
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    large = area >= LARGE**2
     is_fragment = np.zeros(len(boxes), dtype=bool)
-    for whole in np.flatnonzero(levels > 0):
+    for whole in np.flatnonzero((levels > 0) | large):
         top_left = np.maximum(boxes[:, :2], boxes[whole, :2])
         bottom_right = np.minimum(boxes[:, 2:], boxes[whole, 2:])
         inside = np.prod((bottom_right - top_left).clip(min=0), axis=1)
+        finer = levels < levels[whole]
         is_fragment |= (
             (inside >= 0.8 * area)
             & (area >= area[whole] / 16)
-            & (levels < levels[whole])
+            & (finer | (large[whole] & (levels == levels[whole])))
             & (scores <= scores[whole])
             # Overlapping as one face does: that is for non-maximum suppression to decide.
             & (area <= area[whole] / 2)

@@ -28,7 +28,9 @@ class ModelSpec:
         name: what `faceresnet models` calls it.
         levels: the anchor pyramid.
         delta_scales: divisors of centre offsets and log sizes (`boxes.decode`).
-        size_multiple: px; the largest stride of the network.
+        size_multiple: px; the sides of the input are multiples of it.
+        largest_face: px (√area); up to here one look finds faces well, larger ones are looked for
+            at reduced scales. 0 stands for the largest anchor.
         threshold: default score from which a detection is reported.
         nms_iou: overlap above which the weaker of two detections is dropped.
         precision: of the weights: fp32, fp16 or int8.
@@ -42,6 +44,7 @@ class ModelSpec:
     levels: tuple[Level, ...]
     delta_scales: tuple[float, float] = (1.0, 1.0)
     size_multiple: int = 32
+    largest_face: float = 0.0
     threshold: float = 0.5
     nms_iou: float = 0.4
     precision: str = "fp32"

@@ -68,6 +68,7 @@ def make_spec(recipe: Recipe, **changes: Any) -> ModelSpec:
         levels=network.levels,
         delta_scales=network.delta_scales,
         size_multiple=network.size_multiple,
+        largest_face=recipe.largest_face,
         recipe=recipe.name,
     )
     return replace(spec, **changes)
