@@ -124,3 +124,21 @@ def test_fragments_of_a_large_face():
     levels = np.array([1, 0, 0, 0, 0, 1])
     found = pyramid.fragments(boxes, scores, levels)
     assert found.tolist() == [False, True, False, False, False, False]
+
+
+def test_fragments_in_the_look_that_found_the_whole():
+    whole, small = (0, 0, 400, 480), (0, 0, 100, 120)
+    fragment, equal, tiny, beside = (
+        (60, 60, 260, 300),
+        (0, 0, 400, 470),
+        (9, 9, 30, 30),
+        (500, 0, 600, 90),
+    )
+    boxes = np.array([whole, fragment, equal, tiny, beside], dtype=np.float32)
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5], dtype=np.float32)
+    levels = np.zeros(5)
+    assert pyramid.fragments(boxes, scores, levels).tolist() == [False, True, False, False, False]
+    worse = np.array([0.8, 0.9], dtype=np.float32)
+    assert not pyramid.fragments(boxes[:2], worse, levels[:2]).any(), "the better box stays"
+    close = np.array([small, (20, 20, 70, 80)], dtype=np.float32)
+    assert not pyramid.fragments(close, scores[:2], levels[:2]).any(), "small faces have none"
