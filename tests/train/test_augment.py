@@ -310,6 +310,17 @@ def test_some_faces_fill_the_frame():
     assert max(filling) <= 1.1 * 256 + 1
 
 
+def test_some_photos_alone_keep_their_own_size():
+    augmentation = replace(PLAIN, face_px=(20.0, 40.0), native=0.5)
+    anchor = np.array([10, 10, 200, 200], np.float32)
+    rng = np.random.default_rng(0)
+    photo, cell = np.array([800, 800]), np.array([256, 256])
+    scales = [draw_scale(photo, cell, anchor, augmentation, 1, rng)[0] for _ in range(200)]
+    assert 60 < scales.count(1.0) < 140
+    in_grids = [draw_scale(photo, cell, anchor, augmentation, 2, rng)[0] for _ in range(50)]
+    assert 1.0 not in in_grids
+
+
 def test_faces_smaller_than_the_image_can_hold_are_no_error():
     anchor = np.array([10, 10, 60, 60], np.float32)
     augmentation = replace(PLAIN, face_px=(500.0, 600.0))
@@ -437,6 +448,7 @@ def test_resizing_averages():
         ({"flip": 1.5}, "flip must lie in"),
         ({"jpeg": -0.1}, "jpeg must lie in"),
         ({"fill": 2.0}, "fill must lie in"),
+        ({"native": -1.0}, "native must lie in"),
     ],
 )
 def test_impossible_augmentation_is_refused(change, says):

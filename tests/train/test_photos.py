@@ -6,7 +6,7 @@ import torch
 
 from faceresnet.errors import DataError, ImageError
 from faceresnet.train.augment import Augmentation, make_batch
-from faceresnet.train.photos import PhotoSet
+from faceresnet.train.photos import PhotoSet, restyle
 from train.samples import face_photo, write_split
 
 
@@ -82,3 +82,18 @@ def test_progress_sees_every_photo(photos):
 
     PhotoSet(photos, progress=progress)
     assert seen == [(90, 140, 3)] * 3
+
+
+def test_boxes_of_an_event_are_redrawn(tmp_path):
+    black = np.zeros((100, 100, 3), np.uint8)
+    boxes = np.array([(10, 20, 30, 60), (0, 0, 10, 10)], np.float32)
+    (photo,) = write_split(tmp_path, "train", [(black, boxes, np.array([False, True]))])
+    styles = [("other", (9.0, 9.0, 9.0, 9.0)), ("event", (0.1, -0.25, 0.5, 2.0))]
+    redrawn = restyle(photo, styles)
+    # 20 × 40 px around (20, 40): moved by 2 and −10, then half as wide and twice as high.
+    assert redrawn.faces.tolist() == [[17, -10, 27, 70], [3.5, -7.5, 8.5, 12.5]]
+    assert redrawn.faces.dtype == np.float32
+    assert redrawn.ignore.tolist() == [False, True]
+    assert redrawn.name == photo.name
+    assert photo.faces.tolist() == boxes.tolist()
+    assert restyle(photo, styles[:1]) is photo

@@ -72,7 +72,7 @@ def test_an_unknown_recipe_is_refused_with_the_names_there_are():
     [
         ("seed=7", lambda r: r.seed, 7),
         ("name=mine", lambda r: r.name, "mine"),
-        ("notes=a=b", lambda r: r.notes, "a=b"),
+        ("name=a=b", lambda r: r.name, "a=b"),
         ("schedule.rate=1e-4", lambda r: r.schedule.rate, 1e-4),
         ("schedule.rate=1", lambda r: r.schedule.rate, 1.0),
         ("schedule.iterations=1e3", lambda r: r.schedule.iterations, 1000),

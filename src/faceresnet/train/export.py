@@ -67,10 +67,11 @@ def export(model: FaceResNet, spec: ModelSpec, file: Path) -> None:
         TrainingError: the file's outputs are not PyTorch's; nothing is written.
     """
     model = model.cpu().eval()
-    side = 2 * spec.size_multiple
+    # Several cells on every level: the exporter takes a side of 1 for a constant.
+    side = max(spec.size_multiple, *(level.stride for level in spec.levels))
     height = torch.export.Dim("height", min=1, max=1024) * spec.size_multiple
     width = torch.export.Dim("width", min=1, max=1024) * spec.size_multiple
-    example = torch.zeros(2, side, side + spec.size_multiple, 3, dtype=torch.uint8)
+    example = torch.zeros(2, 3 * side, 4 * side, 3, dtype=torch.uint8)
     with _quiet():
         program = torch.onnx.export(
             model,

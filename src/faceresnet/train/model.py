@@ -124,9 +124,13 @@ class LevelNorm(nn.Module):
     average over all of them would fit none at run time.
     """
 
-    def __init__(self, channels: int, levels: int) -> None:
+    def __init__(self, channels: int, levels: int, scale: float = 1.0) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(levels))
+        self.norms = nn.ModuleList()
+        for _ in range(levels):
+            norm = nn.BatchNorm2d(channels)
+            nn.init.constant_(norm.weight, scale)
+            self.norms.append(norm)
 
     def forward(self, x: Tensor, level: int) -> Tensor:
         """(N, C, H, W) of one level, normalised."""
@@ -156,7 +160,13 @@ class BottleneckBlock(nn.Module):
         self.convs = nn.ModuleList(
             [conv(channels, planes, 1), conv(planes, planes, 3), conv(planes, channels, 1)]
         )
-        self.norms = nn.ModuleList([LevelNorm(c, levels) for c in (planes, planes, channels)])
+        self.norms = nn.ModuleList(
+            [
+                LevelNorm(planes, levels),
+                LevelNorm(planes, levels),
+                LevelNorm(channels, levels, scale=0.0),  # the block starts as the identity
+            ]
+        )
 
     def forward(self, x: Tensor, level: int) -> Tensor:
         """(N, C, H, W) → the same shape."""

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from faceresnet import FaceDetector
+from faceresnet.cli import main
+from faceresnet.engine import read_spec
+from faceresnet.widerface import read_split
+from train.samples import write_faces
+
+#: A network and a schedule that take a second.
+SMALL = {
+    "schedule.iterations": 2,
+    "schedule.epoch": 1,
+    "schedule.batch": 2,
+    "schedule.validate_every": 1,
+    "schedule.warmup": 0,
+    "schedule.bf16": "false",
+    "augmentation.sizes": 64,
+    "augmentation.event_weights": "()",
+    "network.planes": "(16,16,16,32)",
+    "network.depths": "(1,1,1,1)",
+    "network.pyramid": 16,
+}
+SETTINGS = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+HERE = ["--workers", "0", "--accelerator", "cpu"]
+
+
+def run(capsys, *arguments):
+    """Status, standard output and standard error of a command."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    return stopped.value.code, printed.out, printed.err
+
+
+def succeed(capsys, *arguments):
+    status, out, errors = run(capsys, *arguments)
+    assert status == 0, errors
+    return out
+
+
+def refuse(capsys, *arguments):
+    """The one line that a refused command says."""
+    status, out, errors = run(capsys, *arguments)
+    assert status == 2, (out, errors)
+    lines = [line for line in errors.splitlines() if line.startswith("faceresnet: ")]
+    assert len(lines) == 1, errors
+    assert "Traceback" not in errors
+    assert len(lines[0]) < 600
+    return lines[0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_faces(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A run of two iterations."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--data", str(data), "--out", str(folder), *SETTINGS, *HERE])
+    assert stopped.value.code == 0
+    return folder
+
+
+def test_a_run_starts_is_kept_and_goes_on(capsys, data, trained):
+    assert (trained / "checkpoints/best.ckpt").exists()
+    said = refuse(capsys, "train", "--data", data, "--out", trained, *SETTINGS, *HERE)
+    assert "already holds a run: go on with --resume" in said
+    out = succeed(
+        capsys, "train", "--data", data, "--out", trained, "--resume",
+        "--set", "schedule.iterations=3", *HERE,
+    )  # fmt: skip
+    assert f"trained: {trained}/checkpoints/last.ckpt" in out
+    assert f"faceresnet export {trained}" in out
+    lines = (trained / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [1, 2, 3]
+
+
+def test_without_a_val_split_it_says_so_and_goes_on(capsys, tmp_path):
+    data = write_faces(tmp_path / "data", val=0)
+    status, out, errors = run(
+        capsys, "train", "--data", data, "--out", tmp_path / "run", *SETTINGS, *HERE
+    )
+    assert status == 0, errors
+    assert "no validation photos" in errors
+    assert "trained:" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--data", "{data}", "--resume"], "holds no checkpoint to resume|is not a run folder"),
+        ([], "train needs photos: give --data"),
+        (["--data", "{data}/none"], "there is no"),
+        (["--data", "{data}", "--recipe", "huge"], "unknown recipe 'huge', expected one of: paper"),
+        (["--data", "{data}", "--set", "rate=3"], "unknown setting 'rate'"),
+        (["--data", "{data}", "--set", "schedule.rate=x"], "takes a finite float, such as"),
+        (["--data", "{data}", "--event", "none"], "has no photo of none"),
+        (["--data", "{data}", "--init", "none.pth"], "neither a file nor a shipped model"),
+        (["--data", "{data}", "--init", "{data}/notes.ckpt"], "does not fit this recipe's network"),
+        (["--data", "{data}", "--init", "{data}/notes.pth"], "does not hold weights"),
+        (["--data", "{data}", "--keep", "zipped"], "keep must be decoded or encoded"),
+        (["--data", "{data}", "--data-device", "tpu"], "must be cpu or cuda"),
+        (["--data", "{data}", "--accelerator", "abacus"], "accelerator"),
+    ],
+)
+def test_training_is_refused_in_one_line(capsys, data, tmp_path, arguments, says):
+    for name in ("notes.ckpt", "notes.pth"):
+        (data / name).write_text("no weights")
+    given = [argument.format(data=data) for argument in arguments]
+    said = refuse(capsys, "train", "--out", tmp_path / "run", *SETTINGS, *given, "--workers", "0")
+    assert re.search(says, said), said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_no_gpu_is_one_line(capsys, data, tmp_path):
+    given = ["train", "--data", data, "--out", tmp_path / "run"]
+    assert "needs a GPU" in refuse(capsys, *given, "--data-device", "cuda")
+    assert "training cannot start here" in refuse(capsys, *given, "--accelerator", "gpu")
+
+
+def test_a_broken_photo_is_one_line(capsys, tmp_path):
+    data = write_faces(tmp_path / "data")
+    (data / "WIDER_train/images/event/1.png").write_bytes(b"no image")
+    said = refuse(capsys, "train", "--data", data, "--out", tmp_path / "run", *SETTINGS, *HERE)
+    assert "the photo event/1.png in" in said
+
+
+@pytest.mark.parametrize("module", ["torch", "lightning"])
+def test_without_the_extra_it_says_what_to_install(capsys, data, tmp_path, monkeypatch, module):
+    from importlib import util
+
+    find = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name: None if name == module else find(name))
+    said = refuse(capsys, "train", "--data", data, "--out", tmp_path / "run")
+    assert "pip install 'faceresnet[train]'" in said
+
+
+# --- export ---
+
+
+def test_a_run_becomes_a_model(capsys, trained, tmp_path):
+    out = tmp_path / "models" / "mine.onnx"
+    weights = tmp_path / "weights" / "mine.safetensors"
+    printed = succeed(
+        capsys, "export", trained, "--out", out, "--weights", weights, "--licence", "mine"
+    )
+    assert re.search(r"mine\.onnx: \d+\.\d MB, fp32", printed)
+    spec = read_spec(out)
+    assert (spec.name, spec.recipe, spec.licence) == ("mine", "faceresnet-n", "mine")
+    assert spec.measured == {}
+    assert weights.exists()
+    FaceDetector(out, threads=1)(np.zeros((40, 60, 3), np.uint8))
+
+
+def test_int8_prints_the_ap_before_and_after(capsys, data, trained, tmp_path):
+    out = tmp_path / "small.onnx"
+    printed = succeed(
+        capsys, "export", trained, "--out", out, "--int8", "--data", data, "--name", "small-int8"
+    )
+    found = re.findall(r"(\w+): AP (\d\.\d{4}) on (\S+) \(val, original size\)", printed)
+    assert [(precision, event) for precision, _, event in found] == [
+        ("fp32", "all"), ("fp32", "event"), ("int8", "all"), ("int8", "event")
+    ]  # fmt: skip
+    spec = read_spec(out)
+    assert (spec.name, spec.precision) == ("small-int8", "int8")
+    assert spec.measured == {event: float(ap) for p, ap, event in found if p == "int8"}
+    assert 0 <= spec.threshold <= 1
+    assert "MB, int8" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["{run}", "--out", "x.pt"], "must end in .onnx"),
+        (["{run}", "--out", "{tmp}/x.onnx", "--checkpoint", "first"], "must be best or last"),
+        (["{run}", "--out", "{tmp}/x.onnx", "--int8"], "--int8 needs --data"),
+        (["{tmp}", "--out", "{tmp}/x.onnx"], "is not a run folder"),
+        (["{run}", "--out", "{tmp}/x.onnx", "--data", "{tmp}/none"], "there is no"),
+    ],
+)
+def test_export_is_refused_in_one_line(capsys, trained, tmp_path, arguments, says):
+    given = [argument.format(run=trained, tmp=tmp_path) for argument in arguments]
+    assert says in refuse(capsys, "export", *given)
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+# --- data pack ---
+
+
+def test_a_data_set_becomes_a_shard(capsys, data, tmp_path):
+    out = tmp_path / "shard.zip"
+    printed = succeed(capsys, "data", "pack", "--data", data, "--out", out, "--max-side", "64")
+    assert "6 photos" in printed
+    packed = read_split(out, "train")
+    assert len(packed) == 4
+    assert max(packed[0].read().shape) == 64
+    printed = succeed(capsys, "train", "--data", out, "--out", tmp_path / "run", *SETTINGS, *HERE)
+    assert "trained:" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--data", "{data}", "--out", "x.tar"], "must end in .zip"),
+        (["--data", "{tmp}", "--out", "{tmp}/x.zip"], "holds neither a train nor a val split"),
+        (["--data", "{data}", "--out", "{tmp}/x.zip", "--event", "none"], "has no photo of none"),
+        (["--data", "{data}", "--out", "{tmp}/x.zip", "--quality", "0"], "--quality"),
+    ],
+)
+def test_packing_is_refused_in_one_line(capsys, data, tmp_path, arguments, says):
+    given = [argument.format(data=data, tmp=tmp_path) for argument in arguments]
+    assert says in refuse(capsys, "data", "pack", *given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_needs_no_torch(capsys):
+    for command in (["train"], ["export"], ["data", "pack"]):
+        assert "Usage" in succeed(capsys, *command, "--help")
+    assert "faceresnet.cli.training" in sys.modules

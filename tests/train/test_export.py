@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from faceresnet import FaceDetector
+from faceresnet.engine import open_engine, read_spec
+from faceresnet.errors import ImageError, TrainingError
+from faceresnet.evaluation import EVALUATION_THRESHOLD
+from faceresnet.train import export as exporting
+from faceresnet.train import recipes
+from faceresnet.train.export import (
+    CalibrationPhotos,
+    check,
+    export,
+    load_run,
+    quantise,
+    rewrite,
+    save_weights,
+)
+from faceresnet.train.model import FaceResNet
+from faceresnet.train.runs import load_weights, make_spec, write_json
+from faceresnet.train.validation import TorchDetector
+from train.samples import face_photo, small_network, small_recipe, write_split
+
+#: Odd multiples of the size multiple, wide, high, and in batches.
+SHAPES = [(1, 32, 32), (3, 96, 32), (1, 160, 224), (2, 32, 352)]
+ENGINES = ["onnxruntime", "openvino"]
+
+
+def trained_model(network):
+    """A network whose normalisation has statistics, and whose logits differ."""
+    torch.manual_seed(0)
+    model = FaceResNet(network)
+    with torch.no_grad():
+        model.classify.predict.weight.mul_(20)
+        for seed in range(5):
+            photo, _ = face_photo(seed)
+            model.train()(torch.tensor(photo)[None].repeat(2, 1, 1, 1))
+    return model.eval()
+
+
+#: Five levels beyond the backbone's last, and bottleneck heads: what the recipes are made of.
+DEEP = replace(
+    small_network(levels=recipes.recipe("paper").network.levels, head_block="bottleneck"),
+    block="bottleneck",
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return trained_model(small_network())
+
+
+@pytest.fixture(scope="module")
+def spec():
+    recipe = small_recipe()
+    return make_spec(recipe, name="tiny", licence="none", measured={"all": 0.5}, threshold=0.4)
+
+
+@pytest.fixture(scope="module")
+def file(model, spec, tmp_path_factory):
+    file = tmp_path_factory.mktemp("models") / "deep" / "tiny.onnx"
+    export(model, spec, file)
+    return file
+
+
+def noise(n, height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (n, height, width, 3), dtype=np.uint8)
+
+
+def differences(engine, model, shapes=SHAPES):
+    for shape in shapes:
+        images = noise(*shape)
+        with torch.no_grad():
+            expected = model(torch.from_numpy(images))
+        for want, got in zip(expected, engine(images), strict=True):
+            assert got.shape == tuple(want.shape)
+            yield float(np.abs(want.numpy() - got).max())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_file_gives_pytorchs_outputs_at_every_size(file, model, engine):
+    assert max(differences(open_engine(file, engine, threads=1), model)) < 2e-3
+
+
+def test_deep_pyramids_and_bottlenecks_are_exported_too(tmp_path):
+    model = trained_model(DEEP)
+    spec = make_spec(small_recipe(network=DEEP))
+    export(model, spec, tmp_path / "deep.onnx")
+    for engine in ENGINES:
+        opened = open_engine(tmp_path / "deep.onnx", engine, threads=1)
+        assert max(differences(opened, model, SHAPES[1:3])) < 2e-3
+
+
+def test_the_file_says_everything_about_itself(file, spec):
+    assert read_spec(file) == spec
+    assert open_engine(file, "onnxruntime", threads=1).spec == spec
+    proto = onnx.load(file)
+    onnx.checker.check_model(proto)
+    assert [i.name for i in proto.graph.input] == ["images"]
+    assert [o.name for o in proto.graph.output] == ["logits", "deltas"]
+    tensor = proto.graph.input[0].type.tensor_type
+    assert tensor.elem_type == onnx.TensorProto.UINT8
+    assert [bool(d.dim_param) for d in tensor.shape.dim] == [True, True, True, False]
+    assert sorted(p.name for p in file.parent.iterdir()) == ["tiny.onnx"]
+
+
+def test_the_file_detects_what_the_network_in_training_does(file, model, spec):
+    photo, _ = face_photo(0, (70, 101))
+    ours = TorchDetector(model, spec)(photo)
+    theirs = FaceDetector(file, threshold=EVALUATION_THRESHOLD, threads=1)(photo)
+    assert len(ours.scores) > 5
+    assert np.allclose(ours.scores, theirs.scores, atol=1e-3)
+    assert np.abs(ours.boxes - theirs.boxes).max() < 0.1
+
+
+@pytest.mark.parametrize("before", [b"", b"an older model"])
+def test_a_file_that_differs_from_pytorch_is_not_written(
+    file, model, spec, tmp_path, monkeypatch, before
+):
+    out = tmp_path / "out.onnx"
+    if before:
+        out.write_bytes(before)
+    monkeypatch.setattr(exporting, "TOLERANCE", 1e-12)
+    with pytest.raises(TrainingError, match=r"differs from PyTorch by .* not written"):
+        exporting.write_onnx(onnx.load(file), spec, out, model)
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == ([before] if before else [])
+
+
+def test_the_check_finds_a_changed_weight(file, model):
+    assert check(file, model) < 2e-3
+    changed = FaceResNet(small_network()).eval()
+    changed.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        changed.regress.predict.bias[2] += 0.01
+    with pytest.raises(TrainingError, match=r"differs from PyTorch by 1\.0e-02"):
+        check(file, changed)
+    with torch.no_grad():
+        changed.regress.predict.bias[2] = float("nan")
+    with pytest.raises(TrainingError, match="differs from PyTorch by nan"):
+        check(file, changed)
+    with pytest.raises(TrainingError, match="has shape"):
+        check(
+            file, trained_model(small_network(levels=recipes.recipe("faceresnet-n").network.levels))
+        )
+
+
+def test_a_specification_is_rewritten(file, model, spec, tmp_path):
+    other = spec.replace(name="other", threshold=0.7)
+    rewrite(file, other, tmp_path / "other.onnx")
+    assert read_spec(tmp_path / "other.onnx") == other
+    assert read_spec(file) == spec
+    engine = open_engine(tmp_path / "other.onnx", "onnxruntime", threads=1)
+    assert max(differences(engine, model, SHAPES[:1])) < 2e-3
+
+
+# --- int8 ---
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory):
+    root = tmp_path_factory.mktemp("calibration")
+    return write_split(root, "train", [face_photo(seed) for seed in range(6)])
+
+
+@pytest.fixture(scope="module")
+def int8(file, spec, calibration, tmp_path_factory):
+    out = tmp_path_factory.mktemp("int8") / "tiny.onnx"
+    quantise(file, out, spec.replace(precision="int8"), calibration)
+    return out
+
+
+def producers(proto):
+    return {output: node for node in proto.graph.node for output in node.output}
+
+
+def test_int8_convolutions_take_quantised_inputs_and_weights(int8, spec):
+    assert read_spec(int8) == spec.replace(precision="int8")
+    proto = onnx.load(int8)
+    assert proto.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    maker = producers(proto)
+    weights = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+    convolutions = [node for node in proto.graph.node if node.op_type == "Conv"]
+    quantised = [
+        node
+        for node in convolutions
+        if all(
+            name in maker and maker[name].op_type == "DequantizeLinear" for name in node.input[:2]
+        )
+    ]
+    outputs = [node for node in convolutions if node not in quantised]
+    # The last convolution of each head, once for each level, stays in float.
+    assert len(outputs) == 2 * len(spec.levels)
+    assert {weights[node.input[1]].shape[0] for node in outputs} == {1, 4}
+    assert len(quantised) > 15
+    for node in quantised:
+        source = maker[node.input[1]].input
+        assert weights[source[0]].dtype == np.int8
+        assert weights[source[1]].shape == (weights[source[0]].shape[0],)  # by channel
+
+
+def test_int8_runs_in_both_engines_alike_and_close_to_fp32(int8, file):
+    photo, _ = face_photo(3)
+    images = np.stack([photo, photo[::-1]])
+    exact = open_engine(file, "onnxruntime", threads=1)(images)
+    ours = {name: open_engine(int8, name, threads=1)(images) for name in ENGINES}
+    for want, one, two in zip(exact, *ours.values(), strict=True):
+        spread = want.std()
+        assert one.shape == two.shape == want.shape
+        assert np.abs(one - two).mean() < 0.1 * spread
+        assert 0 < np.abs(one - want).mean() < 0.3 * spread
+        assert np.corrcoef(one.ravel(), want.ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_int8_takes_any_size(int8, engine):
+    opened = open_engine(int8, engine, threads=1)
+    for shape in SHAPES[:3]:
+        logits, deltas = opened(noise(*shape))
+        assert deltas.shape == (*logits.shape, 4)
+
+
+def test_calibration_photos_are_shrunk_and_padded(tmp_path):
+    photos = write_split(
+        tmp_path, "train", [face_photo(0, (72, 2000)), face_photo(1, (40, 104), faces=0)]
+    )
+    reader = CalibrationPhotos(photos, 32, longest=640)
+    shapes = []
+    while (inputs := reader.get_next()) is not None:
+        assert inputs["images"].dtype == np.uint8
+        shapes.append(inputs["images"].shape)
+    assert shapes == [(1, 32, 640, 3), (1, 64, 128, 3)]
+
+
+def test_a_broken_calibration_photo_is_named(file, spec, tmp_path):
+    photos = write_split(tmp_path / "data", "train", [face_photo(0), face_photo(1)])
+    photos[1].path.write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"event/1\.png"):
+        quantise(file, tmp_path / "out" / "x.onnx", spec, photos)
+    assert not (tmp_path / "out").exists()
+
+
+# --- runs ---
+
+
+def test_a_folder_without_checkpoints_cannot_be_exported(tmp_path):
+    with pytest.raises(TrainingError, match="is not a run folder"):
+        load_run(tmp_path)
+    write_json(tmp_path / "recipe.json", recipes.to_json(small_recipe()))
+    with pytest.raises(TrainingError, match="has no checkpoint yet"):
+        load_run(tmp_path)
+
+
+def test_weights_are_written_to_start_from(model, tmp_path):
+    file = tmp_path / "deep" / "x.safetensors"
+    save_weights(model, file)
+    again = FaceResNet(small_network()).eval()
+    load_weights(again, file)
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    assert [p.name for p in file.parent.iterdir()] == ["x.safetensors"]

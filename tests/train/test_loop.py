@@ -1,0 +1,464 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from faceresnet.errors import TrainingError
+from faceresnet.evaluation import evaluate, predict
+from faceresnet.shards import pack
+from faceresnet.train import loop, recipes, runs
+from faceresnet.train.augment import make_batch
+from faceresnet.train.export import load_run, save_weights
+from faceresnet.train.loop import rate_factor, train
+from faceresnet.train.losses import Loss
+from faceresnet.train.photos import PhotoSet
+from faceresnet.train.runs import make_spec
+from faceresnet.train.targets import assign_by_iou
+from faceresnet.train.validation import TorchDetector
+from faceresnet.widerface import read_split
+from train.samples import PLAIN, face_photo, small_network, small_recipe, write_faces, write_split
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_faces(tmp_path_factory.mktemp("data"))
+
+
+def run(recipe, data, folder, **options):
+    """Train on the data set in this process; with its val split if it has one."""
+    photos = read_split(data, "train")
+    has_val = (data / "WIDER_val").exists()
+    validation = read_split(data, "val") if has_val and not options.pop("blind", False) else []
+    return train(recipe, photos, validation, folder, workers=0, accelerator="cpu", **options)
+
+
+def journal(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def saved(folder, name="last"):
+    return torch.load(folder / f"checkpoints/{name}.ckpt", map_location="cpu", weights_only=True)
+
+
+def same_state(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory):
+    """A run of six iterations in three epochs, never interrupted."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    assert run(small_recipe(), data, folder) == folder / "checkpoints/last.ckpt"
+    return folder
+
+
+def test_a_run_folder_holds_what_was_done(straight):
+    assert runs.read_recipe(straight) == small_recipe()
+    assert sorted(p.name for p in (straight / "checkpoints").iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+    ]
+    assert saved(straight)["global_step"] == 6
+    assert any((straight / "tensorboard").iterdir())
+    assert not list(straight.rglob("*.tmp"))
+
+
+def test_the_journal_has_a_line_for_each_epoch(straight):
+    lines = journal(straight)
+    assert [line["iteration"] for line in lines] == [2, 4, 6]
+    for line in lines:
+        assert {"loss", "classification", "boxes", "ap", "ap/event", "time"} <= line.keys()
+        assert line["loss"] > 0
+
+
+def test_validation_comes_every_few_epochs_and_its_figure_stands_where_it_was_measured(
+    data, tmp_path
+):
+    run(small_recipe(iterations=8, validate_every=2), data, tmp_path / "run")
+    assert ["ap" in line for line in journal(tmp_path / "run")] == [False, True, False, True]
+
+
+# --- resuming ---
+
+
+class Killed(BaseException):
+    pass
+
+
+def die(monkeypatch, iterations, data, folder):
+    """A run that is killed before the batch after so many iterations."""
+    original = loop.Training.training_step
+
+    def training_step(self, batch, index):
+        if self.global_step == iterations:
+            raise Killed
+        return original(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "training_step", training_step)
+        with pytest.raises(Killed):
+            run(small_recipe(), data, folder)
+
+
+@pytest.mark.parametrize("iterations", [2, 3, 5])
+def test_a_run_that_stopped_goes_on_as_if_it_had_not(
+    data, straight, tmp_path, monkeypatch, iterations
+):
+    folder = tmp_path / "run"
+    die(monkeypatch, iterations, data, folder)
+    assert saved(folder)["global_step"] == iterations // 2 * 2
+    run(small_recipe(), data, folder, resume=True)
+    assert_same_run(folder, straight)
+
+
+def assert_same_run(folder, straight):
+    ours, expected = saved(folder), saved(straight)
+    assert ours["global_step"] == expected["global_step"]
+    assert same_state(ours["current_model_state"], expected["current_model_state"])
+    assert same_state(ours["state_dict"], expected["state_dict"])
+    assert not same_state(ours["state_dict"], ours["current_model_state"])
+    assert same_state(saved(folder, "best")["state_dict"], saved(straight, "best")["state_dict"])
+    ours, expected = (
+        [{k: v for k, v in line.items() if k != "time"} for line in journal(f)]
+        for f in (folder, straight)
+    )
+    assert ours == expected
+
+
+def test_the_journal_forgets_what_was_not_saved(data, straight, tmp_path, monkeypatch):
+    """As when the run is killed between a line of the journal and its checkpoint, or within."""
+    folder = tmp_path / "run"
+    die(monkeypatch, 4, data, folder)
+    with (folder / "metrics.jsonl").open("a") as out:
+        out.write('{"iteration": 6, "loss": 99}\n{"iteration": 8, "lo')
+    run(small_recipe(), data, folder, resume=True)
+    assert_same_run(folder, straight)
+
+
+def test_a_finished_run_resumes_to_itself(straight, data, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(straight, folder)
+    run(small_recipe(), data, folder, resume=True)
+    assert_same_run(folder, straight)
+
+
+def test_a_run_folder_may_be_moved(data, tmp_path):
+    """The best figure comes along, and the old folder is left alone."""
+    recipe = small_recipe(iterations=2)
+    run(recipe, data, tmp_path / "old")
+    state = saved(tmp_path / "old")
+    for callback in state["callbacks"].values():
+        if callback.get("monitor") == "ap":
+            path = str(tmp_path / "old/checkpoints/best.ckpt")
+            assert callback["best_model_path"] == path
+            callback.update(
+                best_model_score=torch.tensor(2.0),
+                kth_value=torch.tensor(2.0),
+                best_k_models={path: torch.tensor(2.0)},
+            )
+    torch.save(state, tmp_path / "old/checkpoints/last.ckpt")
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+    before = (tmp_path / "new/checkpoints/best.ckpt").read_bytes()
+    run(
+        replace(recipe, schedule=replace(recipe.schedule, iterations=4)),
+        data,
+        tmp_path / "new",
+        resume=True,
+    )
+    assert saved(tmp_path / "new")["global_step"] == 4
+    # No AP reaches 2, so the best one stays, in both places.
+    assert (tmp_path / "new/checkpoints/best.ckpt").read_bytes() == before
+    assert (tmp_path / "old/checkpoints/best.ckpt").read_bytes() == before
+    assert saved(tmp_path / "old")["global_step"] == 2
+
+
+@pytest.mark.slow
+def test_a_run_killed_by_the_system_goes_on_to_the_same_weights(data, tmp_path):
+    settings = {
+        "schedule.iterations": 40,
+        "schedule.epoch": 2,
+        "schedule.batch": 2,
+        "schedule.validate_every": 10,
+        "schedule.bf16": False,
+        "augmentation.sizes": 64,
+        "network.planes": "(16,16,16,32)",
+        "network.depths": "(1,1,1,1)",
+        "network.pyramid": 16,
+    }
+    command = [sys.executable, "-m", "faceresnet", "train", "--data", str(data), "--workers", "1"]
+    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+
+    process = subprocess.Popen(
+        [*command, "--out", str(killed), *options],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 400
+    while time.monotonic() < deadline and process.poll() is None:
+        if (killed / "checkpoints/last.ckpt").exists():
+            break
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors.decode()
+    assert saved(killed)["global_step"] < 40, "it was done before it could be killed"
+
+    resumed = subprocess.run(
+        [*command, "--out", str(killed), "--resume"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert "trained:" in resumed.stdout
+    recipe = recipes.override(recipes.recipe("faceresnet-n"), options[1::2])
+    run(recipe, data, whole)
+    assert [line["iteration"] for line in journal(killed)] == list(range(2, 41, 2))
+    for name in ("state_dict", "current_model_state"):
+        assert same_state(saved(killed)[name], saved(whole)[name])
+
+
+# --- refusals ---
+
+
+def test_a_run_is_not_overwritten(straight, data):
+    before = (straight / "checkpoints/last.ckpt").stat().st_mtime_ns
+    with pytest.raises(TrainingError, match="already holds a run: go on with --resume"):
+        run(small_recipe(), data, straight)
+    assert (straight / "checkpoints/last.ckpt").stat().st_mtime_ns == before
+
+
+def test_there_must_be_something_to_resume(data, tmp_path):
+    with pytest.raises(TrainingError, match="holds no checkpoint to resume"):
+        run(small_recipe(), data, tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_does_not_go_on_with_another_network(straight, data):
+    other = small_recipe(network=small_network(pyramid=24))
+    with pytest.raises(TrainingError, match="holds a run of another network"):
+        run(other, data, straight, resume=True)
+    assert runs.read_recipe(straight) == small_recipe()
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_batch(data, tmp_path, monkeypatch):
+    def broken(*arguments):
+        terms = original(*arguments)
+        return {**terms, "loss": terms["loss"] * float("nan")}
+
+    original = loop.detection_loss
+    monkeypatch.setattr(loop, "detection_loss", broken)
+    with pytest.raises(TrainingError, match=r"loss is nan at iteration 0.*nonfinite\.pt"):
+        run(small_recipe(), data, tmp_path / "run")
+    batch = torch.load(tmp_path / "run/nonfinite.pt", weights_only=True)
+    recipe = small_recipe()
+    images, faces = make_batch(
+        PhotoSet(read_split(data, "train")), recipe.augmentation, 2, (recipe.seed, 0, 0)
+    )
+    assert torch.equal(batch["images"], images)
+    assert torch.equal(batch["boxes"], faces.boxes)
+    assert torch.equal(batch["image"], faces.image)
+    assert torch.equal(batch["ignore"], faces.ignore)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_photos_go_to_no_gpu_that_is_not_there(data, tmp_path):
+    with pytest.raises(TrainingError, match="--data-device cuda needs a GPU") as caught:
+        run(small_recipe(), data, tmp_path / "run", data_device="cuda")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_training_starts_on_no_gpu_that_is_not_there(data, tmp_path):
+    photos = read_split(data, "train")
+    with pytest.raises(TrainingError, match="training cannot start here"):
+        train(small_recipe(), photos, [], tmp_path / "run", accelerator="gpu")
+
+
+# --- without a val split, from a shard, from weights ---
+
+
+def test_without_validation_the_last_checkpoint_is_the_best(data, tmp_path):
+    run(small_recipe(iterations=2, average=0.0), data, tmp_path / "run", blind=True)
+    assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["last.ckpt"]
+    assert "ap" not in journal(tmp_path / "run")[0]
+    _, model = load_run(tmp_path / "run", "best")
+    assert same_state(
+        {f"model.{n}": v for n, v in model.state_dict().items()},
+        saved(tmp_path / "run")["state_dict"],
+    )
+
+
+def test_a_shard_trains_as_its_folder_does(data, straight, tmp_path):
+    splits = {split: read_split(data, split) for split in ("train", "val")}
+    pack(splits, tmp_path / "shard.zip")
+    train(
+        small_recipe(),
+        read_split(tmp_path / "shard.zip", "train"),
+        read_split(tmp_path / "shard.zip", "val"),
+        tmp_path / "run",
+        workers=0,
+        accelerator="cpu",
+        keep="encoded",
+    )
+    assert_same_run(tmp_path / "run", straight)
+
+
+def test_another_seed_is_another_run(data, straight, tmp_path):
+    run(replace(small_recipe(), seed=1), data, tmp_path / "run")
+    assert not same_state(saved(tmp_path / "run")["state_dict"], saved(straight)["state_dict"])
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "ckpt"])
+def test_fine_tuning_starts_from_weights(data, straight, tmp_path, kind):
+    _, trained = load_run(straight, "last")
+    file = straight / "checkpoints/last.ckpt"
+    if kind == "safetensors":
+        file = tmp_path / "weights" / "model.safetensors"
+        save_weights(trained, file)
+    # A rate next to nothing keeps the weights where they started.
+    recipe = small_recipe(iterations=1, rate=1e-12, average=0.0, weight_decay=0.0)
+    run(recipe, data, tmp_path / "tuned", init=file, blind=True)
+    _, tuned = load_run(tmp_path / "tuned")
+    for (name, ours), (_, theirs) in zip(
+        tuned.named_parameters(), trained.named_parameters(), strict=True
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-9), name
+
+
+# --- the schedule ---
+
+
+def test_the_rate_warms_up_and_falls_as_a_cosine():
+    schedule = small_recipe(iterations=100, warmup=10).schedule
+    factors = [rate_factor(schedule, i) for i in range(101)]
+    assert factors[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert factors[10] == 1
+    assert factors[55] == pytest.approx(0.5)
+    assert factors[100] == pytest.approx(0)
+    assert all(a > b for a, b in pairwise(factors[10:]))
+    constant = replace(schedule, decay="constant", warmup=0)
+    assert {rate_factor(constant, i) for i in range(101)} == {1.0}
+
+
+def test_the_average_forgets_its_start():
+    average, truth = torch.tensor([1000.0]), torch.tensor([1.0])
+    for updates in range(1, 200):
+        average = loop.moving_average(0.99, average, truth, torch.tensor(updates))
+    assert (average - truth).abs() < 1
+    steady = loop.moving_average(
+        0.99, torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor(10**6)
+    )
+    assert steady.item() == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_only_matrices_decay(optimiser, tmp_path):
+    module = loop.Training(small_recipe(optimiser=optimiser, weight_decay=0.3), tmp_path)
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
+    assert all(p.ndim > 1 for p in groups[0]["params"])
+    assert all(p.ndim == 1 for p in groups[1]["params"])
+    assert sum(len(g["params"]) for g in groups) == len(list(module.parameters()))
+
+
+# --- learning ---
+
+
+def test_eight_photos_are_learnt_by_heart(tmp_path):
+    photos = write_split(tmp_path, "train", [face_photo(seed, (96, 128)) for seed in range(8)])
+    recipe = small_recipe(
+        augmentation=replace(PLAIN, sizes=(96,), face_px=(18.0, 50.0), max_scale=1.6),
+        iterations=200,
+        batch=8,
+        rate=1e-2,
+        warmup=10,
+        average=0.95,
+        epoch=100,
+    )
+    train(recipe, photos, [], tmp_path / "run", workers=0, accelerator="cpu")
+    _, model = load_run(tmp_path / "run")
+    detector = TorchDetector(model, make_spec(recipe))
+    report = evaluate(predict(detector, photos, protocol="original"), photos, protocol="original")
+    lines = journal(tmp_path / "run")
+    assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
+    assert report.ap >= 0.95, lines
+
+
+@pytest.mark.slow
+def test_the_loss_of_the_papers_recipe_falls(tmp_path):
+    paper = recipes.recipe("paper")
+    recipe = replace(paper, augmentation=replace(paper.augmentation, sizes=(256,)))
+    photos = write_split(tmp_path, "train", [face_photo(seed) for seed in range(2)])
+    images, faces = make_batch(PhotoSet(photos), recipe.augmentation, recipe.schedule.batch, (0,))
+    assert images.shape == (2, 256, 256, 3)
+    torch.manual_seed(0)
+    module = loop.Training(recipe, tmp_path)
+    optimiser = module.configure_optimizers()["optimizer"]
+    module.train()
+    terms = []
+    for _ in range(5):
+        logits, deltas = module.model(images)
+        anchors = module.anchors((256, 256))
+        targets = module.targets(anchors, faces, 2, (256, 256))
+        loss = loop.detection_loss(
+            logits, deltas, anchors, targets, recipe.network.delta_scales, recipe.loss
+        )
+        terms.append(loss["loss"].item())
+        optimiser.zero_grad()
+        loss["loss"].backward()
+        optimiser.step()
+    assert len(targets.positive) > 0
+    assert terms[-1] < terms[0]
+    assert terms[-1] < terms[1]
+
+
+def test_the_recipe_decides_how_anchors_are_assigned(data, tmp_path):
+    loss = Loss(assigner="iou", positive_iou=0.6, negative_iou=0.3, best_anchor=False)
+    module = loop.Training(small_recipe(loss=loss), tmp_path)
+    _, faces = make_batch(PhotoSet(read_split(data, "train")), PLAIN, 2, (0,))
+    anchors = module.anchors((96, 96))
+    ours = module.targets(anchors, faces, 2, (96, 96))
+    theirs = assign_by_iou(anchors, faces, 2, 0.6, 0.3, False)
+    assert torch.equal(ours.positive, theirs.positive)
+    assert torch.equal(ours.ignored, theirs.ignored)
+    adaptive = loop.Training(small_recipe(), tmp_path).targets(anchors, faces, 2, (96, 96))
+    assert not torch.equal(adaptive.positive, theirs.positive)
+
+
+def test_nothing_is_said_that_the_user_cannot_act_on(data, tmp_path, capfd):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(small_recipe(iterations=3), data, tmp_path / "run")
+        run(small_recipe(iterations=4), data, tmp_path / "run", resume=True)
+    assert [str(w.message) for w in caught] == []
+    out, errors = capfd.readouterr()
+    assert out == ""
+    assert not re.search("tip|litlogger|warn", errors, re.I)

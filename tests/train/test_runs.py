@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from faceresnet.errors import TrainingError
+from faceresnet.train import recipes
+from faceresnet.train.export import save_weights
+from faceresnet.train.model import FaceResNet
+from faceresnet.train.runs import load_weights, make_spec, read_recipe, write_json
+from train.samples import small_network, small_recipe
+
+
+def test_a_recipe_is_read_back(tmp_path):
+    write_json(tmp_path / "recipe.json", recipes.to_json(small_recipe()))
+    assert read_recipe(tmp_path) == small_recipe()
+    assert [p.name for p in tmp_path.iterdir()] == ["recipe.json"]
+
+
+def test_a_model_is_described_by_its_recipe():
+    recipe = small_recipe()
+    spec = make_spec(recipe, name="mine", threshold=0.3)
+    assert (spec.name, spec.recipe, spec.threshold) == ("mine", "small", 0.3)
+    assert (spec.levels, spec.delta_scales) == (recipe.network.levels, recipe.network.delta_scales)
+    assert spec.size_multiple == 32
+    assert make_spec(recipe).name == "small"
+    with pytest.raises(TypeError):
+        make_spec(recipe, nme="mine")
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", "[1]", '{"name": "x", "speed": 3}'])
+def test_a_folder_without_a_recipe_is_no_run(tmp_path, content):
+    if content is not None:
+        (tmp_path / "recipe.json").write_text(content)
+    with pytest.raises(TrainingError, match="is not a run folder"):
+        read_recipe(tmp_path)
+
+
+def test_weights_of_another_network_are_refused_in_one_line(tmp_path):
+    save_weights(FaceResNet(small_network()), tmp_path / "small.safetensors")
+    model = FaceResNet(small_network(pyramid=24))
+    with pytest.raises(TrainingError, match="has another shape") as caught:
+        load_weights(model, tmp_path / "small.safetensors")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(TrainingError, match=r"is missing \(and \d+ more\)"):
+        load_weights(model, tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors", ".pth"])
+@pytest.mark.parametrize("content", [b"", b"no weights", None])
+def test_files_that_hold_no_weights_are_refused_in_one_line(tmp_path, suffix, content):
+    file = tmp_path / f"x{suffix}"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(TrainingError) as caught:
+        load_weights(FaceResNet(small_network()), file)
+    assert "\n" not in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+class Dangerous:
+    def __reduce__(self):
+        return (os.system, ("echo executed > executed",))
+
+
+def test_checkpoints_run_no_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Dangerous()}, "evil.ckpt")
+    with pytest.raises(TrainingError):
+        load_weights(FaceResNet(small_network()), tmp_path / "evil.ckpt")
+    assert not (tmp_path / "executed").exists()
