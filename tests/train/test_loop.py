@@ -412,7 +412,6 @@ def test_eight_photos_are_learnt_by_heart(tmp_path):
     assert report.ap >= 0.95, lines
 
 
-@pytest.mark.slow
 def test_the_loss_of_the_papers_recipe_falls(tmp_path):
     paper = recipes.recipe("paper")
     recipe = replace(paper, augmentation=replace(paper.augmentation, sizes=(256,)))
