@@ -98,6 +98,19 @@ def test_validation_comes_every_few_epochs_and_its_figure_stands_where_it_was_me
     assert ["ap" in line for line in journal(tmp_path / "run")] == [False, True, False, True]
 
 
+def test_every_iteration_has_a_batch_of_its_own(data, tmp_path, monkeypatch):
+    seeds = []
+
+    def counted(photos, augmentation, batch, seed):
+        seeds.append(seed)
+        return make_batch(photos, augmentation, batch, seed)
+
+    monkeypatch.setattr(loop, "make_batch", counted)
+    run(replace(small_recipe(iterations=5), seed=7), data, tmp_path / "run", blind=True)
+    assert seeds == [(7, 0, iteration) for iteration in range(5)]
+    assert [line["iteration"] for line in journal(tmp_path / "run")] == [2, 4, 5]
+
+
 # --- resuming ---
 
 
