@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from faceresnet import widerface_download
+from faceresnet import download, widerface_download
 from faceresnet.difficulties import find_difficulties
 from faceresnet.errors import DownloadError
 from faceresnet.widerface import read_split
@@ -48,7 +48,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return target
 
     monkeypatch.setattr(widerface_download, "ARCHIVES", archives)
-    monkeypatch.setattr(widerface_download, "fetch", copy)
+    monkeypatch.setattr(download, "fetch", copy)
     return folder
 
 

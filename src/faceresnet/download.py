@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +18,8 @@ from faceresnet.errors import DownloadError
 
 #: Called with the bytes there so far and the total, None where the server does not say.
 Progress = Callable[[int, int | None], None]
+#: Called with a file's name, the bytes there so far and the bytes in all.
+FileProgress = Callable[[str, int, int], None]
 
 CHUNK_BYTES = 1 << 20
 DEFAULT_TIMEOUT_S = 30.0
@@ -89,6 +92,46 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 class _MirrorError(Exception):
     """A server failed; files on this machine raise `OSError` instead."""
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file of which everything is known but its content.
+
+    Attributes:
+        name: what it is called here.
+        size_bytes: its length.
+        sha256: its checksum.
+        urls: where it lies, best first.
+    """
+
+    name: str
+    size_bytes: int
+    sha256: str
+    urls: tuple[str, ...]
+
+
+def fetch_published(
+    file: PublishedFile,
+    folder: str | os.PathLike[str],
+    *,
+    progress: FileProgress | None = None,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+) -> Path:
+    """`fetch` a published file into a folder, telling its progress by its name.
+
+    Raises:
+        DownloadError: as `fetch`.
+    """
+
+    def report(done: int, total: int | None) -> None:
+        if progress is not None:
+            progress(file.name, done, file.size_bytes if total is None else total)
+
+    target = Path(folder) / file.name
+    path = fetch(file.urls, target, file.sha256, progress=report, timeout_s=timeout_s)
+    report(file.size_bytes, file.size_bytes)
+    return path
 
 
 def _try_mirror(

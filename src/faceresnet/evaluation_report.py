@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from faceresnet import images
+from faceresnet.atomic import replacing
 from faceresnet.errors import DataError, MissingExtraError
 from faceresnet.evaluation import Curve, PhotoErrors, Report
 from faceresnet.widerface import Photo
@@ -50,15 +51,11 @@ def plot_curves(report: Report, path: str | os.PathLike[str]) -> None:
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend(loc="lower left")
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(partial, dpi=150)
-        partial.replace(path)
+        with replacing(path) as partial:
+            figure.savefig(partial, dpi=150)
     except OSError as error:
         raise DataError(f"cannot write the curves to {path}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check_picture(path: str | os.PathLike[str]) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from jaxtyping import Num, UInt8
 
+from faceresnet.atomic import replacing
 from faceresnet.errors import ImageError
 
 if TYPE_CHECKING:
@@ -184,6 +185,16 @@ def resize(image: Image, size: tuple[int, int]) -> Image:
     return resized
 
 
+def shrink(image: Image, longest: int) -> Image:
+    """Scale an image down so that its longer side is `longest` px; smaller ones stay."""
+    height, width = image.shape[:2]
+    side = max(height, width)
+    if side <= longest:
+        return image
+    size = max(1, round(height * longest / side)), max(1, round(width * longest / side))
+    return resize(image, size)
+
+
 def padded_size(size: tuple[int, int], multiple: int) -> tuple[int, int]:
     """`size` (height, width) px rounded up to multiples of `multiple` px."""
     return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
@@ -252,12 +263,8 @@ def write(image: Image, path: str | os.PathLike[str]) -> None:
     options: dict[str, Any] = (
         {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
     )
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(partial, **options)
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            picture.save(partial, **options)
     except OSError as error:
         raise ImageError(f"cannot write {path}: {_reason(error)}") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import zipfile
@@ -18,6 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from faceresnet import images
+from faceresnet.atomic import replacing
 from faceresnet.errors import DataError
 from faceresnet.widerface import Photo
 
@@ -56,11 +56,9 @@ def pack(
         DataError: a photo is not there, or the shard cannot be written.
         ImageError: a photo is broken.
     """
-    temporary = file.with_name(f".{file.name}.tmp")
     everything = iter(progress([photo for photos in splits.values() for photo in photos]))
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        with replacing(file) as partial, zipfile.ZipFile(partial, "w") as archive:
             for split, photos in splits.items():
                 lines: list[str] = []
                 taken = {photo.name for photo in photos}
@@ -73,12 +71,8 @@ def pack(
                     lines += _labels(name, stored.faces, stored.ignore)
                 labels = f"wider_face_split/wider_face_{split}_bbx_gt.txt"
                 archive.writestr(labels, "\n".join(lines) + "\n", zipfile.ZIP_DEFLATED)
-        temporary.replace(file)
     except OSError as error:
         raise DataError(f"cannot write the shard {file}: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # its folder may be what could not be made
-            temporary.unlink()
     return file.stat().st_size
 
 
@@ -113,12 +107,9 @@ def _encode(photo: Photo, max_side: int | None, quality: int | None) -> _Stored:
     longest = max(height, width)
     faces = photo.faces
     if max_side is not None and longest > max_side:
-        size = (
-            max(1, round(height * max_side / longest)),
-            max(1, round(width * max_side / longest)),
-        )
-        image = images.resize(image, size)
-        faces = faces * np.array([size[1] / width, size[0] / height] * 2, np.float32)
+        image = images.shrink(image, max_side)
+        scale = image.shape[1] / width, image.shape[0] / height
+        faces = faces * np.array(scale * 2, np.float32)
     elif quality is None or longest > WEBP_LIMIT:
         return original
     out = io.BytesIO()

@@ -12,38 +12,22 @@ from __future__ import annotations
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from faceresnet.difficulties import NAMES
-from faceresnet.download import DEFAULT_TIMEOUT_S, fetch
+from faceresnet.download import (
+    DEFAULT_TIMEOUT_S,
+    FileProgress,
+    PublishedFile,
+    fetch_published,
+)
 from faceresnet.errors import DownloadError
 from faceresnet.widerface import SPLITS
-
-#: Called with a file's name, the bytes there so far and the bytes in all.
-FileProgress = Callable[[str, int, int], None]
 
 HUGGING_FACE = "https://huggingface.co/datasets/CUHK-CSE/wider_face/resolve/main/data"
 AUTHORS = "http://shuoyang1213.me/WIDERFACE/support"
 PADDLE = "https://dataset.bj.bcebos.com/wider_face"
-
-
-@dataclass(frozen=True)
-class Archive:
-    """One published file.
-
-    Attributes:
-        name: what it is called here.
-        size_bytes: its length.
-        sha256: its checksum.
-        urls: where it lies, best first.
-    """
-
-    name: str
-    size_bytes: int
-    sha256: str
-    urls: tuple[str, ...]
 
 
 # Sizes and checksums of the photos and boxes are those that both TensorFlow Datasets (from the
@@ -51,7 +35,7 @@ class Archive:
 # 2022) recorded. The evaluation tools are on the authors' site alone, over http; their checksum was
 # recorded by two independent projects. They come last, so that the photos do not wait for them.
 ARCHIVES = {
-    "boxes": Archive(
+    "boxes": PublishedFile(
         "wider_face_split.zip",
         3_591_642,
         "c7561e4f5e7a118c249e0a5c5c902b0de90bbf120d7da9fa28d99041f68a8a5c",
@@ -60,19 +44,19 @@ ARCHIVES = {
             f"{AUTHORS}/bbx_annotation/wider_face_split.zip",
         ),
     ),
-    "val": Archive(
+    "val": PublishedFile(
         "WIDER_val.zip",
         362_752_168,
         "f9efbd09f28c5d2d884be8c0eaef3967158c866a593fc36ab0413e4b2a58a17a",
         (f"{HUGGING_FACE}/WIDER_val.zip", f"{PADDLE}/WIDER_val.zip"),
     ),
-    "train": Archive(
+    "train": PublishedFile(
         "WIDER_train.zip",
         1_465_602_149,
         "e23b76129c825cafae8be944f65310b2e1ba1c76885afe732f179c41e5ed6d59",
         (f"{HUGGING_FACE}/WIDER_train.zip", f"{PADDLE}/WIDER_train.zip"),
     ),
-    "tools": Archive(
+    "tools": PublishedFile(
         "eval_tools.zip",
         8_447_003,
         "1cf49c8243fa8a1632efe7f6aa09fd7a3994ac838c9008bdbc9dd1d547bb234a",
@@ -109,22 +93,13 @@ def download_widerface(
     out = Path(out)
     wanted = {"boxes", *splits} | ({"tools"} if "val" in splits else set())
     parts = [part for part in ARCHIVES if part in wanted]
-    paths = [_fetch(ARCHIVES[part], out, progress, timeout_s) for part in parts]
+    paths = [
+        fetch_published(ARCHIVES[part], out, progress=progress, timeout_s=timeout_s)
+        for part in parts
+    ]
     if "tools" in parts:
         _unpack_ground_truth(paths[parts.index("tools")], out / "ground_truth")
     return paths
-
-
-def _fetch(archive: Archive, out: Path, progress: FileProgress | None, timeout_s: float) -> Path:
-    def report(done: int, total: int | None) -> None:
-        if progress is not None:
-            progress(archive.name, done, archive.size_bytes if total is None else total)
-
-    path = fetch(
-        archive.urls, out / archive.name, archive.sha256, progress=report, timeout_s=timeout_s
-    )
-    report(archive.size_bytes, archive.size_bytes)
-    return path
 
 
 def _unpack_ground_truth(tools: Path, folder: Path) -> None:

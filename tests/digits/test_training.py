@@ -128,7 +128,7 @@ def test_stopped_between_any_two_files_it_ends_the_same(
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patched:
-        patched.setattr(training.os, "replace", stopping_replace)
+        patched.setattr(os, "replace", stopping_replace)
         patched.setattr(training, "_append", stopping_append)
         with pytest.raises(KeyboardInterrupt):
             run(folder)

@@ -28,20 +28,7 @@ from faceresnet.train.runs import make_spec
 from faceresnet.train.targets import assign_by_iou
 from faceresnet.train.validation import TorchDetector
 from faceresnet.widerface import read_split
-from train.samples import PLAIN, face_photo, small_network, small_recipe, write_faces, write_split
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_faces(tmp_path_factory.mktemp("data"))
+from train.samples import PLAIN, face_photo, small_network, small_recipe, write_split
 
 
 def run(recipe, data, folder, **options):
@@ -80,7 +67,7 @@ def test_a_run_folder_holds_what_was_done(straight):
     ]
     assert saved(straight)["global_step"] == 6
     assert any((straight / "tensorboard").iterdir())
-    assert not list(straight.rglob("*.tmp"))
+    assert not list(straight.rglob("*.tmp")) + list(straight.rglob("*.part*"))
 
 
 def test_the_journal_has_a_line_for_each_epoch(straight):

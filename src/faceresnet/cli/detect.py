@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
+from faceresnet.cli.progress import progress
 from faceresnet.errors import ModelError
-
-T = TypeVar("T")
 
 DETECTOR = "Detector"
 RESULTS = "Results"
@@ -129,8 +127,10 @@ def detect(
     )
     limit = images.MAX_PIXELS if max_pixels is None else max_pixels or None
     failures = []
+    read = read_ahead(sources, limit)
+    photos = progress("Detecting", len(sources))(read) if len(sources) > 1 else read
     with results:
-        for photo, image in _progress(read_ahead(sources, limit), len(sources)):
+        for photo, image in photos:
             if isinstance(image, Exception):
                 failures.append(image)
                 continue
@@ -239,21 +239,3 @@ def parse_tile(text: str) -> bool | int | str:
     if text.isdecimal():
         return int(text)
     raise ValueError(f"--tile must be auto, on, off or a side in px, got '{text}'")
-
-
-def _progress(photos: Iterable[T], count: int) -> Iterable[T]:
-    """Show a bar on standard error where there is more than one photo and somebody looks."""
-    if count < 2:
-        return photos
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(
-        photos,
-        "Detecting",
-        total=count,
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )

@@ -132,8 +132,8 @@ def evaluate(
         found = widerface.read_results(predictions, [photo.name for photo in truth.photos])
         shown = f"results in {predictions}, protocol {protocol or 'not stated'}"
     else:
-        detector = _open_detector(model, name, engine, device, threads)
-        found = _predict(detector, truth.photos, name)
+        detector = open_detector(model, name, engine, device, threads)
+        found = find_faces(detector, truth.photos, name)
         shown = f"{name}: {evaluation.PROTOCOLS[name]}"
         threshold = detector.spec.threshold if threshold is None else threshold
     if write_results:
@@ -172,8 +172,12 @@ def _check_outputs(
         check_results_folder(write_results)
 
 
-def _open_detector(
-    model: str, protocol: str, engine: str, device: str, threads: int | None
+def open_detector(
+    model: str,
+    protocol: str,
+    engine: str = "openvino",
+    device: str = "cpu",
+    threads: int | None = None,
 ) -> FaceDetector:
     """Open a model that is to tell everything it has the least idea of.
 
@@ -243,13 +247,15 @@ def _read_truth(
     )
 
 
-def _predict(detector: FaceDetector, photos: Sequence[Photo], protocol: str) -> Predictions:
+def find_faces(detector: FaceDetector, photos: Sequence[Photo], protocol: str) -> Predictions:
+    """What a detector finds in photos, with a progress bar."""
     from rich.console import Console
     from rich.progress import Progress
 
     from faceresnet.evaluation import predict
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{protocol}, {len(photos)} photos", total=len(photos))
         return predict(
             detector,
@@ -261,18 +267,16 @@ def _predict(detector: FaceDetector, photos: Sequence[Photo], protocol: str) -> 
 
 def _write_json(report: Report, destination: str, model: str | None) -> None:
     import json
-    import os
 
     document = ({"model": model} if model else {}) | report.to_json()
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if destination == "-":
         sys.stdout.write(text)
         return
-    path = Path(destination)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    from faceresnet.atomic import replacing
+
+    with replacing(destination) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _print(report: Report) -> None:

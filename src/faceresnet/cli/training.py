@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from faceresnet.cli.evaluate import find_faces, open_detector
+from faceresnet.cli.progress import progress
 from faceresnet.errors import DataError, MissingExtraError, TrainingError
 
 if TYPE_CHECKING:
     from faceresnet.spec import ModelSpec
     from faceresnet.widerface import Photo
-
-T = TypeVar("T")
 
 MACHINE = "Machine"
 #: Photos whose activations set the ranges of an int8 model.
@@ -227,16 +227,10 @@ def measured(file: Path, spec: ModelSpec, validation: Sequence[Photo]) -> ModelS
         return spec
     import numpy as np
 
-    from faceresnet.detector import FaceDetector
-    from faceresnet.evaluation import EVALUATION_THRESHOLD, evaluate, predict
+    from faceresnet.evaluation import evaluate
 
-    detector = FaceDetector(file, threshold=EVALUATION_THRESHOLD, tile=False, pyramid=False)
-    bar = progress(f"measuring {spec.precision}", len(validation))
-    photos = list(validation)
-    predictions: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for photo in bar(photos):
-        predictions |= predict(detector, [photo], protocol="original")
-    report = evaluate(predictions, photos, protocol="original")
+    detector = open_detector(str(file), "original")
+    report = evaluate(find_faces(detector, validation, "original"), validation, protocol="original")
     aps = {"all": report.ap, **{event: curve.ap for event, curve in report.events.items()}}
     for event, ap in aps.items():
         typer.echo(f"{spec.precision}: AP {ap:.4f} on {event} (val, original size)")
@@ -257,17 +251,6 @@ def weights_file(init: str) -> Path:
         if file.is_file():
             return file
     raise TrainingError(f"--init {init} is neither a file nor a shipped model with weights")
-
-
-def progress(title: str, total: int) -> Callable[[Iterable[T]], Iterable[T]]:
-    """A progress bar on standard error around an iterator; nothing where it is no terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return lambda items: track(
-        items, title, total, console=console, transient=True, disable=not console.is_terminal
-    )
 
 
 def require(*modules: str) -> None:

@@ -9,14 +9,18 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from faceresnet.download import DEFAULT_TIMEOUT_S, fetch
+from faceresnet.download import (
+    DEFAULT_TIMEOUT_S,
+    FileProgress,
+    PublishedFile,
+    fetch_published,
+)
 from faceresnet.errors import DataError
 
 #: Type of the numbers in an idx file, its third byte.
@@ -38,9 +42,6 @@ MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist",
     "http://yann.lecun.com/exdb/mnist",
 )
-
-#: Called with a file's name, the bytes there so far and the bytes in all.
-FileProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -184,17 +185,9 @@ def download_mnist(
     """
     paths = []
     for name, official in OFFICIAL.items():
-
-        def report(
-            done: int, total: int | None, name: str = name, size: int = official.size_bytes
-        ) -> None:
-            if progress is not None:
-                progress(name, done, total or size)
-
-        urls = [f"{mirror}/{name}" for mirror in mirrors]
-        path = fetch(urls, Path(out) / name, official.sha256, progress=report, timeout_s=timeout_s)
-        report(official.size_bytes, official.size_bytes)
-        paths.append(path)
+        urls = tuple(f"{mirror}/{name}" for mirror in mirrors)
+        file = PublishedFile(name, official.size_bytes, official.sha256, urls)
+        paths.append(fetch_published(file, out, progress=progress, timeout_s=timeout_s))
     return paths
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from faceresnet.atomic import replacing
 from faceresnet.digits.training import read_config, read_metrics
 
 #: One for each run, told apart by the colour-blind too (Okabe and Ito 2008).
@@ -47,10 +47,8 @@ def draw_figure(runs: Sequence[Path], target: Path) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(partial, format="png", dpi=150)
-    os.replace(partial, target)
+    with replacing(target) as partial:
+        figure.savefig(partial, format="png", dpi=150)
 
 
 def _draw_run(

@@ -134,31 +134,20 @@ _SCHEDULES: dict[str, Callable[[float, int], Callable[[int], float]]] = {
     "constant": lambda rate, n: StepSchedule(rate),
 }
 
+_BEST: dict[str, float | str] = {
+    "schedule": "one-cycle",
+    "momentum": 0.9,
+    "learning_rate": 0.0005,
+    "weight_decay": 1e-4,
+    "shift": 2.0,
+    "turn": 10.0,
+    "zoom": 0.1,
+    "patience": 0,
+}
 #: What ``--recipe`` names: settings that differ from those of `Config`, for each network.
 RECIPES: dict[str, dict[str, dict[str, float | str]]] = {
     "paper": {"cnn": {}, "fcc": {}},
-    "best": {
-        "cnn": {
-            "schedule": "one-cycle",
-            "momentum": 0.9,
-            "learning_rate": 0.0005,
-            "weight_decay": 1e-4,
-            "shift": 2.0,
-            "turn": 10.0,
-            "zoom": 0.1,
-            "patience": 0,
-        },
-        "fcc": {
-            "schedule": "one-cycle",
-            "momentum": 0.9,
-            "learning_rate": 0.0005,
-            "weight_decay": 1e-4,
-            "shift": 2.0,
-            "turn": 10.0,
-            "zoom": 0.1,
-            "patience": 0,
-        },
-    },
+    "best": {"cnn": _BEST, "fcc": _BEST},
 }
 #: Iterations unless told: the paper's by hand, and the paper's in PyTorch.
 ITERATIONS = {"numpy": 5_000, "torch": 100_000}

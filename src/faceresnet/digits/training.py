@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
+from faceresnet.atomic import replacing
 from faceresnet.digits.augment import augment
 from faceresnet.digits.data import CLASSES, Digits
 from faceresnet.digits.engines import Engine, Step, open_engine
@@ -323,9 +323,8 @@ def _load(path: Path, engine: Engine) -> _State:
 
 
 def _save(path: Path, arrays: Mapping[str, Array], about: dict[str, str]) -> None:
-    partial = path.with_name(f".{path.name}.part")
-    save_file({name: np.array(a, order="C") for name, a in arrays.items()}, partial, about)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save_file({name: np.array(a, order="C") for name, a in arrays.items()}, partial, about)
 
 
 def _read(path: Path) -> dict[str, Array]:
@@ -338,9 +337,8 @@ def _read(path: Path) -> dict[str, Array]:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _append(path: Path, line: Mapping[str, float]) -> None:

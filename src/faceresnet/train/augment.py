@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from faceresnet.images import PADDING
 from faceresnet.train.photos import PhotoSet
 from faceresnet.train.targets import Faces
 
-#: Grey of places that no photo covers, as in the detector's letterbox.
-PADDING = 127
 #: Red, green and blue in luminance (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
 

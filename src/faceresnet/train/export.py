@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from faceresnet import images
+from faceresnet.atomic import replacing
 from faceresnet.engine import INPUT, OUTPUTS, open_engine
 from faceresnet.errors import TrainingError
 from faceresnet.spec import ModelSpec
@@ -54,10 +55,9 @@ def load_run(folder: Path, checkpoint: str = "best") -> tuple[Recipe, FaceResNet
 
 def save_weights(model: FaceResNet, file: Path) -> None:
     """Write the weights as .safetensors, to start other trainings from."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
-    temporary.replace(file)
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    with replacing(file) as partial:
+        save_file(state, partial)
 
 
 def export(model: FaceResNet, spec: ModelSpec, file: Path) -> None:
@@ -91,15 +91,10 @@ def write_onnx(
 ) -> None:
     """Write a model file with its specification, checked against `reference` before it appears."""
     onnx.helper.set_model_props(proto, spec.to_metadata())
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp.onnx")
-    try:
-        onnx.save(proto, temporary)
+    with replacing(file) as partial:
+        onnx.save(proto, partial)
         if reference is not None:
-            check(temporary, reference)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+            check(partial, reference)
 
 
 def rewrite(file: Path, spec: ModelSpec, out: Path) -> None:
@@ -194,11 +189,7 @@ class CalibrationPhotos:
     @staticmethod
     def _read(photos: Sequence[Photo], multiple: int, longest: int) -> Any:
         for photo in photos:
-            image = photo.read()
-            scale = longest / max(image.shape[:2])
-            if scale < 1:
-                size = (round(image.shape[0] * scale), round(image.shape[1] * scale))
-                image = images.resize(image, size)
+            image = images.shrink(photo.read(), longest)
             yield {INPUT: images.letterbox(image, multiple)[None]}
 
     def get_next(self) -> dict[str, np.ndarray] | None:

@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from faceresnet.anchors import make_anchors
+from faceresnet.atomic import replacing
 from faceresnet.errors import TrainingError
 from faceresnet.evaluation import evaluate, predict
 from faceresnet.train import recipes
@@ -249,9 +250,8 @@ class Journal(Callback):
             return
         lines = self.file.read_text().splitlines(keepends=True)
         kept = [line for line in lines if self._iteration(line) <= trainer.global_step]
-        temporary = self.file.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        temporary.replace(self.file)
+        with replacing(self.file) as partial:
+            partial.write_text("".join(kept))
 
     @staticmethod
     def _iteration(line: str) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from faceresnet.atomic import replacing
 from faceresnet.errors import TrainingError
 from faceresnet.spec import ModelSpec
 from faceresnet.train import recipes
@@ -76,6 +77,5 @@ def make_spec(recipe: Recipe, **changes: Any) -> ModelSpec:
 
 def write_json(file: Path, value: Any) -> None:
     """Write JSON atomically."""
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.replace(file)
+    with replacing(file) as partial:
+        partial.write_text(json.dumps(value, indent=1))

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
 from faceresnet import images
 from faceresnet.anchors import make_anchors
+from faceresnet.detections import Detections
 from faceresnet.detector import postprocess
 from faceresnet.evaluation import EVALUATION_THRESHOLD
 from faceresnet.spec import ModelSpec
 from faceresnet.train.model import FaceResNet
-
-
-@dataclass(frozen=True)
-class Found:
-    """What `TorchDetector` found: boxes (M, 4) px and scores (M,)."""
-
-    boxes: np.ndarray
-    scores: np.ndarray
 
 
 class TorchDetector:
@@ -30,18 +21,19 @@ class TorchDetector:
         self.model, self.spec = model, spec
 
     @torch.no_grad()
-    def __call__(self, image: np.ndarray) -> Found:
+    def __call__(self, image: np.ndarray) -> Detections:
         """Detect in (H, W, 3) uint8 RGB, down to the lowest score an evaluation needs."""
         padded = images.letterbox(image, self.spec.size_multiple)
         device = next(self.model.parameters()).device
         logits, deltas = self.model(torch.tensor(padded, device=device)[None])
         anchors = make_anchors(self.spec.levels, (padded.shape[0], padded.shape[1]))
+        size = (image.shape[0], image.shape[1])
         boxes, scores = postprocess(
             logits[0].float().cpu().numpy(),
             deltas[0].float().cpu().numpy(),
             anchors,
             self.spec,
             EVALUATION_THRESHOLD,
-            (image.shape[0], image.shape[1]),
+            size,
         )
-        return Found(boxes, scores)
+        return Detections(boxes, scores, size)

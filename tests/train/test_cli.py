@@ -57,19 +57,6 @@ def refuse(capsys, *arguments):
     return lines[0]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_faces(tmp_path_factory.mktemp("data"))
-
-
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     """A run of two iterations."""

@@ -1,0 +1,19 @@
+"""The one progress bar of the commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def progress(title: str, total: int) -> Callable[[Iterable[T]], Iterable[T]]:
+    """A bar on standard error around an iterator; nothing where it is no terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return lambda items: track(
+        items, title, total, console=console, transient=True, disable=not console.is_terminal
+    )
