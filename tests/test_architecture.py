@@ -27,7 +27,11 @@ LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 HOMES = {
     "torch": {"train", "digits"},
     "lightning": {"train", "digits"},
+    "av": {"video"},
+    "trackers": {"video"},
     "fastapi": {"apps.serve"},
+    "uvicorn": {"apps.serve"},
+    "pyexiv2": {"apps.tag"},
     "ray": {"apps.batch"},
     "openvino": {"engine", "boxes", "train"},
     "onnxruntime": {"engine", "train"},
@@ -35,7 +39,9 @@ HOMES = {
 }
 #: Libraries that are imported inside functions everywhere but in their homes among HOMES, so that
 #: importing a module of ours stays cheap.
-LAZY = {"cv2", "openvino", "onnxruntime", "scipy", "matplotlib", "skimage", "supervision"}
+LAZY = {"cv2", "openvino", "onnxruntime", "scipy", "matplotlib", "skimage", "supervision"} | {
+    *("av", "trackers", "pyexiv2", "pyarrow", "fsspec", "ray", "httpx", "prometheus_client")
+}
 
 
 def parts(path):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         MissingExtraError,
         ModelError,
         TrainingError,
+        VideoError,
     )
 
 _HOMES = {
@@ -36,6 +37,7 @@ _HOMES = {
     "DataError": "errors",
     "DownloadError": "errors",
     "TrainingError": "errors",
+    "VideoError": "errors",
     "MissingExtraError": "errors",
 }
 
@@ -50,6 +52,7 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "TrainingError",
+    "VideoError",
     "__version__",
 ]
 

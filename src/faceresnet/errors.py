@@ -2,6 +2,7 @@
 
 FaceResNetError          what happened, what was expected, what to do
 ├── ImageError           a photo cannot be read
+├── VideoError           a video or camera cannot be read, or a video not written
 ├── ModelError           a model is unknown, broken or was made for something else
 ├── EngineError          an inference engine is missing or cannot use the device asked for
 ├── DataError            a data set or result file breaks its format (names file and line)
@@ -17,6 +18,10 @@ class FaceResNetError(Exception):
 
 class ImageError(FaceResNetError):
     """A photo cannot be read."""
+
+
+class VideoError(FaceResNetError):
+    """A video or camera cannot be read, or a video cannot be written."""
 
 
 class ModelError(FaceResNetError):
