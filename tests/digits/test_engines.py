@@ -64,7 +64,7 @@ def largest_difference(a, b):
 def test_ten_steps_of_both_engines_give_the_same_losses(name) -> None:
     net, optimiser = NETS[name], SGD(0.001)
     numpy, torch = (open_engine(one, net, optimiser, weights(net), 1) for one in ENGINES)
-    for images, labels in batches(10, 8):
+    for images, labels in batches(10, 16):
         ours, theirs = numpy.step(images, labels), torch.step(images, labels)
         assert ours.loss == pytest.approx(theirs.loss, abs=1e-8)
         assert ours[1:] == theirs[1:]

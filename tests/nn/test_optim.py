@@ -125,3 +125,20 @@ def test_he_normal():
     assert np.array_equal(double.astype(np.float32), w)
     with pytest.raises(ValueError, match="fan_in must be at least 1, got 0"):
         he_normal((1,), 0, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("optimiser", [SGD(0.1), SGD(0.1, 0.9, 0.1), Adam(0.1, weight_decay=0.1)])
+def test_parameters_move_in_parts_as_they_move_whole(optimiser):
+    whole, parts = _parameters(), _parameters()
+    memories = optimiser.initialise(whole), optimiser.initialise(parts)
+    for _ in range(3):
+        optimiser.step(whole, _gradients(whole), memories[0])
+        gradients = _gradients(parts)
+        move = optimiser.mover(memories[1])
+        for rows in (slice(0, 1), slice(1, 3)):
+            gradient = gradients["w"][rows]
+            move("w", parts["w"][rows], gradient, rows, scratch=gradient)
+        move("b", parts["b"], gradients["b"])
+        memories[1]["iteration"] += 1
+    for name in whole:
+        np.testing.assert_allclose(parts[name], whole[name], rtol=0, atol=1e-15)

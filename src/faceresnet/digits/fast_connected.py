@@ -1,19 +1,19 @@
 """Fully connected layers, each after batch normalisation, in threads and with few passes.
 
-The operations are those of `faceresnet.nn`. What is gained lies in memory. The neurons of a layer
-are cut into strips, and a thread does everything that concerns a strip, which fits its core's
-cache, in one go: forward the product, the ReLU and the next layer's batch normalisation, which
-knows no other neurons; backward the delta-error, the gradient, and the step of the optimiser, so
-that the gradient of a whole layer, as large as the layer, never exists.
+The operations are those of `faceresnet.nn`. What is gained:
 
-The products are cut further into blocks of 16 columns: with 50 images and some 1,000 inputs they
-are small enough for the kernels of OpenBLAS that need not copy the weights first (for processors
-with AVX-512), a quarter faster.
+- The products are cut into blocks of 16 columns: with 50 images and some 1,000 inputs they are
+  small enough for the kernels of OpenBLAS that need not copy the weights first (for processors
+  with AVX-512), a quarter faster. Two threads share them.
+- Backward, a thread takes a piece of the weights that fits its core's cache, and does all that they
+  are needed for in one go: the delta-error, the gradient, and the step of the optimiser. The
+  gradient of a whole layer, as large as the layer, never exists.
+- Batch normalisation takes a third of the passes, and no threads: an operation on 50 × 784 numbers
+  takes less time than Python's lock takes to change hands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -21,16 +21,15 @@ from itertools import pairwise
 import numpy as np
 
 from faceresnet.digits.threads import Team
-from faceresnet.nn import batch_norm
 from faceresnet.nn.functional import Backward3, Statistics
+from faceresnet.nn.optim import Mover, Parameters
 from faceresnet.nn.shapes import Array
 
-#: Moves part of a parameter: its name, which rows, and their gradient.
-Move = Callable[[str, slice, Array], None]
-EVERYTHING = slice(None)
-#: Strips that a layer's neurons are worked on in: one for each of two threads, as more of them cost
-#: more in calls than they spread. And columns of a product: one cache line.
-STRIPS, BLOCK = 2, 16
+#: Columns of a product: one cache line of float32.
+BLOCK = 16
+#: Parts that a product forward is cut into, and a layer backward: some 100 rows of 784 weights and
+#: their gradient fit a cache of 1 MiB.
+STRIPS, PIECES = 2, 8
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,12 @@ class _Input:
     Attributes:
         raw: (R, N) before batch normalisation; where a ReLU was before it, 0 is what that cut off.
         x: (R, N) after it.
-        backwards: of the normalisation, for each strip.
+        backward: of the normalisation.
     """
 
     raw: Array
     x: Array
-    backwards: list[Backward3]
+    backward: Backward3
 
 
 class Forward:
@@ -74,68 +73,77 @@ class Forward:
 
     def __call__(self, x: Array) -> Array:
         """(R, N) → (R, 10) logits."""
-        self._normalise(x, 0, lambda strip: None)
-        for number, layer in enumerate(self._layers):
-            before = self._inputs[number].x
-            w = self._weights[f"{layer.connected}.w"]
-            y = np.empty((len(x), w.shape[1]), x.dtype)
+        for layer in self._layers:
+            gamma, beta = (self._weights[f"{layer.norm}.{name}"] for name in ("gamma", "beta"))
+            normal, backward, self.statistics[layer.norm] = normalise(x, gamma, beta)
+            self._inputs.append(_Input(x, normal, backward))
+            columns = self._weights[f"{layer.connected}.w"].shape[1]
+            x = np.empty((len(normal), columns), normal.dtype)
+            one = partial(connect, normal, self._weights, layer, x)
+            self._team.each(one, strips(columns, STRIPS))
+        return x
 
-            one = partial(connect, before, self._weights, layer, y)
-            if number + 1 < len(self._layers):
-                self._normalise(y, number + 1, one)
-            else:
-                self._team.each(one, strips(y.shape[1]))
-        return y
+    def backward(self, dy: Array, move: Mover) -> tuple[Array, Parameters]:
+        """Move every weight by its gradient.
 
-    def _normalise(self, raw: Array, number: int, make: Callable[[slice], None]) -> None:
-        """Batch normalisation before a layer, strip by strip, each of which is first made."""
-        norm = self._layers[number].norm
-        gamma, beta = (self._weights[f"{norm}.{name}"] for name in ("gamma", "beta"))
-        x = np.empty_like(raw)
-
-        def one(strip: slice) -> tuple[Backward3, Statistics]:
-            make(strip)
-            x[:, strip], backward, batch = batch_norm(raw[:, strip], gamma[strip], beta[strip])
-            return backward, batch
-
-        parts = self._team.each(one, strips(raw.shape[1]))
-        self._inputs.append(_Input(raw, x, [backward for backward, _ in parts]))
-        mean, variance = zip(*(batch for _, batch in parts), strict=True)
-        self.statistics[norm] = Statistics(np.concatenate(mean), np.concatenate(variance))
-
-    def backward(self, dy: Array, move: Move) -> Array:
-        """Move every parameter by its gradient; returns the delta-error of the input."""
+        Returns:
+            the delta-error of the input, and the gradients of all other parameters.
+        """
+        gradients: Parameters = {}
         for number in reversed(range(len(self._layers))):
-            layer = self._layers[number]
-            dy, dgamma, dbeta = self._disconnect(number, dy, move)
-            move(f"{layer.norm}.gamma", EVERYTHING, dgamma)
-            move(f"{layer.norm}.beta", EVERYTHING, dbeta)
-        return dy
+            layer, into = self._layers[number], self._inputs[number]
+            dx = self._disconnect(f"{layer.connected}.w", into.x, dy, move)
+            gradients[f"{layer.connected}.b"] = dy.sum(axis=0)
+            dy, dgamma, dbeta = into.backward(dx)
+            gradients |= {f"{layer.norm}.gamma": dgamma, f"{layer.norm}.beta": dbeta}
+            if number > 0 and self._layers[number - 1].rectified:
+                dy *= into.raw > 0
+        return dy, gradients
 
-    def _disconnect(self, number: int, dy: Array, move: Move) -> tuple[Array, Array, Array]:
-        """Backward through a layer's product, its batch normalisation and the ReLU before it."""
-        name, into = self._layers[number].connected, self._inputs[number]
-        rectified = number > 0 and self._layers[number - 1].rectified
-        w, x, raw = self._weights[f"{name}.w"], into.x, into.raw
+    def _disconnect(self, name: str, x: Array, dy: Array, move: Mover) -> Array:
+        """Delta-error before a layer's product, whose weights move."""
+        w = self._weights[name]
         dx = np.empty_like(x)
-        all_strips = strips(len(w))
 
-        def one(index: int) -> tuple[Array, Array]:
-            strip = all_strips[index]
-            through, dw = self._team.work.arrays(w.dtype, (len(x), len(w[strip])), w[strip].shape)
-            times_transposed(dy, w[strip], through)  # eq. 15, before the weights move
-            transposed_times(x[:, strip], dy, dw)  # eq. 17
-            move(f"{name}.w", strip, dw)
-            out, dgamma, dbeta = into.backwards[index](through)
-            if rectified:
-                out *= raw[:, strip] > 0
-            dx[:, strip] = out
-            return dgamma, dbeta
+        def one(rows: slice) -> None:
+            (dw,) = self._team.work.arrays(w.dtype, w[rows].shape)
+            times_transposed(dy, w[rows], dx[:, rows])  # eq. 15, before the weights move
+            transposed_times(x[:, rows], dy, dw)  # eq. 17
+            move(name, w[rows], dw, rows, scratch=dw)
 
-        parts = self._team.each(one, range(len(all_strips)))
-        move(f"{name}.b", EVERYTHING, dy.sum(axis=0))
-        dgamma, dbeta = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return dx, dgamma, dbeta
+        self._team.each(one, strips(len(w), PIECES))
+        return dx
+
+
+def normalise(
+    x: Array, gamma: Array, beta: Array, epsilon: float = 1e-5
+) -> tuple[Array, Backward3, Statistics]:
+    """What `nn.batch_norm` does to (R, N), in fewer passes.
+
+    Sums over R are products with a row of ones, γ is folded into the scale, and memory is used
+    again: backward writes into the dy that it is given.
+    """
+    real = x.dtype.type
+    ones, n = np.ones(len(x), x.dtype), real(max(1, len(x)))
+    mean = (ones @ x) / n
+    centred = x - mean
+    y = np.square(centred)
+    variance = (ones @ y) / n
+    scale = 1 / np.sqrt(variance + real(epsilon))
+    np.multiply(centred, gamma * scale, out=y)
+    y += beta
+
+    def backward(dy: Array) -> tuple[Array, Array, Array]:
+        dbeta = ones @ dy
+        through = dy * centred
+        dgamma = (ones @ through) * scale
+        np.multiply(centred, dgamma * scale / n, out=through)
+        dy -= through
+        dy -= dbeta / n
+        dy *= gamma * scale
+        return dy, dgamma, dbeta
+
+    return y, backward, Statistics(mean, variance)
 
 
 def connect(x: Array, weights: dict[str, Array], layer: Layer, y: Array, strip: slice) -> None:
@@ -158,11 +166,11 @@ def transposed_times(x: Array, y: Array, out: Array) -> None:
     np.matmul(_blocks(x).transpose(0, 2, 1), y, out=_blocks(out.T).transpose(0, 2, 1))
 
 
-def strips(length: int) -> list[slice]:
-    """The neurons of a layer in strips of about the same size, of whole blocks where that goes."""
+def strips(length: int, count: int) -> list[slice]:
+    """Neurons in so many strips of about the same size, of whole blocks where that goes."""
     block = BLOCK if length % BLOCK == 0 else 1
     blocks = length // block
-    count = STRIPS if length >= STRIPS * BLOCK else 1
+    count = min(count, max(1, length // BLOCK))
     cuts = [block * (one * blocks // count) for one in range(count + 1)]
     return [slice(start, stop) for start, stop in pairwise(cuts)]
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from faceresnet.digits.engines import Step
-from faceresnet.digits.fast_connected import Forward, Layer, connect, strips
+from faceresnet.digits.fast_connected import STRIPS, Forward, Layer, connect, strips
 from faceresnet.digits.fast_convolutions import Convolutions
 from faceresnet.digits.nets import Net, as_input, sequential
 from faceresnet.digits.threads import Team, one_blas_thread
@@ -74,10 +74,12 @@ class NumpyEngine:
         forward = Forward(self._connected, self._weights, self._team)
         logits = forward(x)
         loss, loss_backward = softmax_cross_entropy(logits, labels)
-        dx = forward.backward(loss_backward(), self._move)
+        move = self._optimiser.mover(self._memory)
+        dx, gradients = forward.backward(loss_backward(), move)
         if self._images:
-            for name, gradient in self._images.backward(dx).items():
-                self._move(name, slice(None), gradient)
+            gradients |= self._images.backward(dx)
+        for name, gradient in gradients.items():
+            move(name, self._weights[name], gradient)
         self._memory["iteration"] += 1
         for index, batch in (statistics | forward.statistics).items():
             average = moving_average(self._average(index), batch, BatchNorm(1).weight)
@@ -99,7 +101,7 @@ class NumpyEngine:
 
     def _connect(self, x: Array, layer: Layer) -> Array:
         y = np.empty((len(x), len(self._weights[f"{layer.connected}.b"])), x.dtype)
-        self._team.each(partial(connect, x, self._weights, layer, y), strips(y.shape[1]))
+        self._team.each(partial(connect, x, self._weights, layer, y), strips(y.shape[1], STRIPS))
         return y
 
     def weights(self) -> dict[str, Array]:
@@ -127,19 +129,6 @@ class NumpyEngine:
             fast = self._net.kernel == winograd.KERNEL
             make: Callable[..., Images] = Convolutions if fast else AnyConvolutions
             self._images = make(self._net, self._weights, self._team)
-
-    def _move(self, name: str, rows: slice, gradient: Array) -> None:
-        """Let the optimiser move some rows of one parameter."""
-        part = {name: self._weights[name][rows]}
-        suffix = f".{name}"
-        memory = {
-            key: array[rows]
-            for key, array in self._memory.items()
-            if key.endswith(suffix) and key.removesuffix(suffix) in ("m", "v")
-        }
-        # A copy: the optimiser counts its calls, and one iteration has many.
-        memory["iteration"] = self._memory["iteration"].copy()
-        self._optimiser.step(part, {name: gradient}, memory)
 
     def _average(self, index: int) -> Statistics:
         return Statistics(self._weights[f"{index}.mean"], self._weights[f"{index}.variance"])

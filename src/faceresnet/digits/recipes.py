@@ -138,7 +138,7 @@ _BEST: dict[str, float | str] = {
     "schedule": "one-cycle",
     "momentum": 0.9,
     "learning_rate": 0.0005,
-    "weight_decay": 1e-4,
+    "weight_decay": 5e-4,
     "shift": 2.0,
     "turn": 10.0,
     "zoom": 0.1,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +21,31 @@ Parameters = dict[str, Array]
 
 #: The learning rate at an iteration, counted from 0.
 Schedule = Callable[[int], float]
+ALL_ROWS = slice(None)
+
+
+class Mover(Protocol):
+    """What moves a parameter, or some rows of one, in one iteration."""
+
+    def __call__(
+        self,
+        name: str,
+        theta: Array,
+        gradient: Array,
+        rows: slice = ALL_ROWS,
+        scratch: Array | None = None,
+    ) -> None:
+        """Move it, in place.
+
+        Args:
+            name: of the parameter.
+            theta: those rows of it, written to.
+            gradient: ∂L/∂θ, of the shape of theta.
+            rows: which rows theta is.
+            scratch: memory of that shape to work in, the gradient's own if it is not needed any
+                more; by default new memory.
+        """
+        ...
 
 
 def he_normal(
@@ -99,18 +125,38 @@ class SGD:
             memory: what `initialise` gave and earlier steps changed, written to.
         """
         _check_gradients(parameters, gradients)
-        rate = _rate(self.learning_rate, memory)
+        move = self.mover(memory)
         for name, theta in parameters.items():
-            g = gradients[name]
+            move(name, theta, gradients[name])
+        memory["iteration"] += 1
+
+    def mover(self, memory: Parameters) -> Mover:
+        """What moves single parameters, or rows of them, in the coming iteration.
+
+        `step` is this for all of them; who calls it directly adds 1 to ``memory["iteration"]``
+        after the last.
+        """
+        rate = _rate(self.learning_rate, memory)
+
+        def move(
+            name: str,
+            theta: Array,
+            gradient: Array,
+            rows: slice = ALL_ROWS,
+            scratch: Array | None = None,
+        ) -> None:
+            real = theta.dtype.type
+            g = gradient
             if self.weight_decay:
-                g = g + theta.dtype.type(self.weight_decay) * theta
+                g = np.add(g, real(self.weight_decay) * theta, out=scratch)
             if self.momentum:
-                v = memory[f"v.{name}"]
-                v *= theta.dtype.type(self.momentum)
+                v = memory[f"v.{name}"][rows]
+                v *= real(self.momentum)
                 v += g
                 g = v
-            theta -= theta.dtype.type(rate) * g
-        memory["iteration"] += 1
+            theta -= np.multiply(g, real(rate), out=scratch)
+
+        return move
 
 
 @dataclass(frozen=True)
@@ -152,22 +198,41 @@ class Adam:
             memory: what `initialise` gave and earlier steps changed, written to.
         """
         _check_gradients(parameters, gradients)
+        move = self.mover(memory)
+        for name, theta in parameters.items():
+            move(name, theta, gradients[name])
+        memory["iteration"] += 1
+
+    def mover(self, memory: Parameters) -> Mover:
+        """What moves single parameters, or rows of them, in the coming iteration.
+
+        `step` is this for all of them; who calls it directly adds 1 to ``memory["iteration"]``
+        after the last.
+        """
         rate = _rate(self.learning_rate, memory)
         t = int(memory["iteration"]) + 1
         correction1, correction2 = 1 - self.beta1**t, 1 - self.beta2**t
-        for name, theta in parameters.items():
+
+        def move(
+            name: str,
+            theta: Array,
+            gradient: Array,
+            rows: slice = ALL_ROWS,
+            scratch: Array | None = None,
+        ) -> None:
             real = theta.dtype.type
-            g = gradients[name]
+            g = gradient
             if self.weight_decay:
-                g = g + real(self.weight_decay) * theta
-            m, v = memory[f"m.{name}"], memory[f"v.{name}"]
+                g = np.add(g, real(self.weight_decay) * theta, out=scratch)
+            m, v = memory[f"m.{name}"][rows], memory[f"v.{name}"][rows]
             m += real(1 - self.beta1) * (g - m)
             v += real(1 - self.beta2) * (np.square(g) - v)
             scale = np.sqrt(v)
             scale /= real(np.sqrt(correction2))
             scale += real(self.epsilon)
             theta -= real(rate / correction1) * (m / scale)
-        memory["iteration"] += 1
+
+        return move
 
 
 def _rate(learning_rate: float | Schedule, memory: Parameters) -> float:
