@@ -1,0 +1,1 @@
+"""Moving pictures: frames from files, cameras and addresses, tracks over them, films written."""

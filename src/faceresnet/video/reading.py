@@ -1,0 +1,399 @@
+"""Frames from video files, cameras and network addresses: upright, RGB, each with its own time.
+
+    with open_video("clip.mp4") as video:
+        for frame in video:
+            print(frame.time_s, frame.image.shape)
+
+PyAV decodes. Whatever is broken in a file loses its own frames only; they are counted.
+"""
+
+from __future__ import annotations
+
+import glob
+import sys
+import urllib.parse
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from faceresnet import images
+from faceresnet.errors import MissingExtraError, VideoError
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+
+#: Frames a second of a source that does not say.
+UNKNOWN_RATE = 25.0
+#: Errors one after the other in reading a file until the rest of it is given up.
+PATIENCE = 20
+#: From this height on, colours that a file does not explain are those of HD television.
+HD_HEIGHT = 720
+#: Times that run backwards by more than this begin anew: files put together, clocks set back, s.
+CLOCK_JUMP_S = 1.0
+#: Metadata about the file itself, none about what it shows.
+TECHNICAL = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration"})
+#: Packets without a picture until a live source is given up when it is opened.
+FIRST_PACKETS = 1_000
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture of a video.
+
+    Attributes:
+        image: RGB uint8 (H, W, 3), upright.
+        time_s: from the start of the video, never less than that of the frame before.
+        index: 0 for the first frame read, and so on; broken frames have none.
+        pts: `time_s` exactly, in units of the reader's `time_base`.
+    """
+
+    image: images.Image
+    time_s: float
+    index: int
+    pts: int
+
+
+def open_video(
+    source: str | Path | int,
+    *,
+    sound: bool = False,
+    connect_timeout_s: float = 10.0,
+    read_timeout_s: float = 10.0,
+    transport: str = "tcp",
+    ffmpeg_options: Mapping[str, str] | None = None,
+) -> VideoReader:
+    """Open a video and read its first frame.
+
+    Args:
+        source: a file; an address (rtsp, http(s), rtmp, udp, srt, …); the number of a camera, or
+            its file ``/dev/video0``. A text of digits names a camera unless a file has that name.
+        sound: keep the sound's packets as well, for `writing.VideoWriter`.
+        connect_timeout_s: longest wait for a network source to answer.
+        read_timeout_s: longest silence of a network source.
+        transport: of rtsp: ``tcp`` or ``udp``.
+        ffmpeg_options: anything else that FFmpeg's demuxer understands.
+
+    Raises:
+        VideoError: it cannot be opened, or no frame of it can be decoded.
+        MissingExtraError: PyAV is not installed.
+        ValueError: a time-out is not positive.
+    """
+    if min(connect_timeout_s, read_timeout_s) <= 0:
+        raise ValueError(
+            f"time-outs must be positive, got {connect_timeout_s} and {read_timeout_s} s"
+        )
+    place = _Place.of(source)
+    options = {**place.options, **(ffmpeg_options or {})}
+    if place.address.lower().startswith("rtsp"):
+        options.setdefault("rtsp_transport", transport)
+    timeout = None if place.path else (connect_timeout_s, read_timeout_s)
+    return VideoReader(place, options, timeout, sound=sound)
+
+
+class VideoReader:
+    """The frames of a video, once, in order; a context manager. Made by `open_video`.
+
+    Its iterator may run in another thread than the one that opened it, but only in one at a time,
+    and `close` belongs to that thread or after its end.
+
+    Attributes:
+        name: of the source, without a password, for messages.
+        path: of the file, None for cameras and addresses.
+        live: there is no end to wait for: a camera, or an address that names no length.
+        size: (height, width) px of the first frame; later ones of a camera may differ.
+        rate: frames/s on average, as far as the source says.
+        duration_s: None where it is not known.
+        frame_count: how many frames to expect, None where it is not known.
+        time_base: seconds for each unit of `Frame.pts`.
+        pixel_aspect: width of a pixel by its height; 1 but for old television.
+        broken: packets that could not be decoded, and frames that the file names but holds no more.
+        ended: the source was read to its end.
+        sound: packets of sound read so far, oldest first, taken out by the writer.
+        start_s: the source's own time of our time 0.
+        metadata: what the source says about itself: title, date, place, ….
+    """
+
+    def __init__(
+        self,
+        place: _Place,
+        options: dict[str, str],
+        timeout: tuple[float, float] | None,
+        *,
+        sound: bool,
+    ) -> None:
+        self.name, self.path = place.name, place.path
+        self.broken = 0
+        self.ended = False
+        self.sound: deque[av.Packet[Any]] = deque()
+        self._container = _open_container(place, options, timeout)
+        try:
+            videos = [
+                stream
+                for stream in self._container.streams.video
+                if stream.codec_context is not None
+                and not stream.disposition & type(stream.disposition).attached_pic
+            ]
+            if not videos:
+                raise VideoError(f"there is no video in {self.name} that can be decoded")
+            self._stream = videos[0]
+            self.sound_streams = (
+                [s for s in self._container.streams.audio if s.codec_context] if sound else []
+            )
+            self._describe()
+            self._frames = self._read()
+            self._first: Frame | None = next(self._frames, None)
+            if self._first is None:
+                raise VideoError(f"no frame of {self.name} can be decoded: the file is broken")
+        except BaseException:
+            self._container.close()
+            raise
+        self.size = self._first.image.shape[0], self._first.image.shape[1]
+
+    def _describe(self) -> None:
+        """Read rate, length and units from the header."""
+        stream, container = self._stream, self._container
+        self.time_base = Fraction(stream.time_base or Fraction(1, 90_000))
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        self.rate = rate if 0 < rate <= 1000 else UNKNOWN_RATE
+        self.duration_s: float | None = None
+        if stream.duration:
+            self.duration_s = float(stream.duration * self.time_base)
+        elif container.duration:
+            self.duration_s = container.duration / 1e6
+            if "matroska" in container.format.name:  # it counts from 0, not from its start
+                self.duration_s -= (container.start_time or 0) / 1e6
+        self.live = self.path is None and self.duration_s is None
+        self.frame_count = stream.frames or (
+            None if self.duration_s is None else round(self.duration_s * self.rate)
+        )
+        self.metadata = {k: v for k, v in container.metadata.items() if k not in TECHNICAL}
+        self.start_s = None if container.start_time is None else container.start_time / 1e6
+        self.pixel_aspect = Fraction(stream.sample_aspect_ratio or 1) or Fraction(1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the source go; frames that were read stay valid."""
+        self._frames.close()
+        self._container.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self
+
+    def __next__(self) -> Frame:
+        """Read the next frame.
+
+        Raises:
+            StopIteration: there is none.
+            VideoError: a live source fell silent or broke off.
+        """
+        if self._first is not None:
+            frame, self._first = self._first, None
+            return frame
+        return next(self._frames)
+
+    def _read(self) -> Generator[Frame]:
+        clock = _Clock(self)
+        for index, picture in enumerate(self._pictures()):
+            pts = clock.read(picture)
+            yield Frame(_upright_rgb(picture), float(pts * self.time_base), index, pts)
+
+    def _pictures(self) -> Iterator[av.VideoFrame]:
+        """Decoded frames, past whatever is broken."""
+        import av
+
+        listed = packets = pictures = unread = failures = 0
+        paired = False
+        while not self.ended:
+            try:
+                for packet in self._container.demux([self._stream, *self.sound_streams]):
+                    failures = 0
+                    if packet.stream.type == "audio":
+                        if packet.size:
+                            self.sound.append(packet)
+                        continue
+                    listed += bool(packet.size)
+                    packets += bool(packet.size) and not packet.is_discard
+                    decoded = self._decode(packet)
+                    pictures += len(decoded)
+                    paired = paired or any(picture.interlaced_frame for picture in decoded)
+                    yield from decoded
+                    if self.live and not pictures and packets > FIRST_PACKETS:
+                        return
+                self.ended = True
+            except (av.FFmpegError, OSError) as error:
+                if self.live:
+                    raise VideoError(f"{self.name} broke off: {_reason(error)}") from error
+                unread += 1
+                failures += 1
+                self.ended = failures > PATIENCE
+        if "mp4" in self._container.format.name:  # its header lists every frame
+            unread = max(unread, self._stream.frames - listed)
+        if self.broken and not paired:  # what leant on a broken packet is lost in silence
+            self.broken = max(self.broken, packets - pictures)
+        self.broken += unread
+
+    def _decode(self, packet: av.Packet[Any]) -> list[av.VideoFrame]:
+        import av
+
+        try:
+            return packet.decode()
+        except av.error.EOFError:  # a second flush
+            return []
+        except av.FFmpegError:
+            self.broken += 1
+            return []
+
+
+class _Clock:
+    """Times of frames from the start of the video, that never run backwards."""
+
+    def __init__(self, video: VideoReader) -> None:
+        self._video = video
+        self._step = max(1, round(1 / (video.rate * video.time_base)))
+        self._last: int | None = None
+        self._zero: int | None = (
+            None if video.start_s is None else round(video.start_s / video.time_base)
+        )
+
+    def read(self, picture: av.VideoFrame) -> int:
+        """`Frame.pts` of a decoded frame."""
+        given = picture.pts
+        if given is not None and picture.time_base and picture.time_base != self._video.time_base:
+            given = round(given * picture.time_base / self._video.time_base)
+        if self._zero is None:
+            self._zero = given or 0
+            self._video.start_s = float(self._zero * self._video.time_base)
+        if given is None:
+            pts = 0 if self._last is None else self._last + self._step
+        else:
+            pts = given - self._zero
+        if self._last is not None and pts <= self._last:
+            if (self._last - pts) * self._video.time_base > CLOCK_JUMP_S:
+                self._zero -= self._last + self._step - pts
+                pts = self._last + self._step
+            else:
+                pts = self._last + 1
+        self._last = pts
+        return pts
+
+
+def _upright_rgb(picture: av.VideoFrame) -> images.Image:
+    """Pixels of a decoded frame, turned and mirrored as its display matrix asks."""
+    unspecified = 2
+    hd = picture.colorspace == unspecified and picture.height >= HD_HEIGHT
+    colours = {"src_colorspace": "ITU709"} if hd else {}
+    image: images.Image = picture.to_ndarray(format="rgb24", threads=1, **colours)  # type: ignore
+    for data in picture.side_data:
+        side: Any = data  # its type is wrong in the library's stubs
+        if side.type.name == "DISPLAYMATRIX":
+            return _displayed(image, np.frombuffer(bytes(side), np.int32)[:9].reshape(3, 3))
+    return image
+
+
+def _displayed(image: images.Image, matrix: np.ndarray) -> images.Image:
+    """Apply a display matrix, to the nearest of the eight turns and mirrorings.
+
+    Args:
+        image: (H, W, 3).
+        matrix: (3, 3); ``x' = x·m00 + y·m10``, ``y' = x·m01 + y·m11``.
+    """
+    import cv2
+
+    (a, b), (c, d) = matrix[:2, :2].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        image, right, down = cv2.transpose(image), c, b
+    else:
+        right, down = a, d
+    if right < 0 or down < 0:
+        image = cv2.flip(image, -1 if right < 0 and down < 0 else 1 if right < 0 else 0)
+    return image
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a video comes from, as FFmpeg names it."""
+
+    name: str
+    address: str
+    path: Path | None = None
+    format: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, source: str | Path | int) -> _Place:
+        text = str(source)
+        path = Path(text)
+        if isinstance(source, int) or (text.isdecimal() and not path.exists()):
+            return cls._camera(int(text))
+        if text.startswith("/dev/video"):
+            return cls(text, text, format="v4l2")
+        if isinstance(source, str) and "://" in text:
+            return cls(_without_password(text), text)
+        if path.is_dir():
+            raise VideoError(f"{text} is a folder, a video file was expected")
+        if not path.exists():
+            raise VideoError(f"there is no video file {text}")
+        return cls(text, f"file:{text}", path)
+
+    @classmethod
+    def _camera(cls, number: int) -> _Place:
+        if sys.platform == "darwin":
+            return cls(f"camera {number}", str(number), format="avfoundation")
+        device = f"/dev/video{number}"
+        if not Path(device).exists():
+            cameras = ", ".join(sorted(glob.glob("/dev/video*"))) or "none"
+            raise VideoError(f"there is no camera {number} ({device}); cameras here: {cameras}")
+        return cls(f"camera {number}", device, format="v4l2")
+
+
+def _without_password(address: str) -> str:
+    parts = urllib.parse.urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _open_container(
+    place: _Place, options: dict[str, str], timeout: tuple[float, float] | None
+) -> InputContainer:
+    try:
+        import av
+    except ImportError as error:
+        raise MissingExtraError("video", "video") from error
+    try:
+        return av.open(
+            place.address,
+            "r",
+            format=place.format,
+            options=options,
+            metadata_errors="replace",
+            timeout=timeout,
+        )
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(f"cannot open {place.name}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Why FFmpeg failed, in words."""
+    import av
+
+    if isinstance(error, av.error.InvalidDataError):
+        return "it is no video, or a broken one"
+    if isinstance(error, av.error.ExitError | av.error.TimeoutError):
+        return "no answer in time"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,0 +1,329 @@
+"""Films: H.264 with the times, the sound and the titles of the video they were made from.
+
+    with open_video("in.mp4", sound=True) as video, VideoWriter("out.mp4", like=video) as film:
+        for frame in video:
+            film.write(faces.draw(frame.image), frame)
+
+A film appears under its name when it is whole. Who is interrupted leaves the ``with`` block in
+the ordinary way, and what was written so far becomes the film.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from faceresnet import images
+from faceresnet.atomic import replacing
+from faceresnet.errors import MissingExtraError, VideoError
+from faceresnet.video.reading import HD_HEIGHT, Frame, VideoReader
+
+if TYPE_CHECKING:
+    import av
+
+#: Containers that keep each frame's own time.
+SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".ts")
+#: Encoders by preference; the container's own default comes after them.
+ENCODERS = ("libx264", "libopenh264")
+#: Sound that players expect in .mp4; anything else is encoded anew there.
+MP4_SOUND = frozenset({"aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus"})
+#: The denominator of a time base that every encoder takes is at most this.
+LARGEST_CLOCK = 60_000
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the pictures are encoded.
+
+    Attributes:
+        quality: constant rate factor of H.264: lower is better and larger; 18 looks like the
+            original, 23 is x264's default.
+        preset: x264's trade of speed for size.
+        threads: of the encoder; None takes one for each core.
+    """
+
+    quality: int = 20
+    preset: str = "veryfast"
+    threads: int | None = None
+
+
+class VideoWriter:
+    """Writes a film; a context manager.
+
+    Attributes:
+        warnings: what of the source could not be kept, a line each.
+        frames: written so far.
+    """
+
+    def __init__(
+        self,
+        target: str | Path,
+        like: VideoReader,
+        *,
+        encoding: Encoding = Encoding(),
+        metadata: bool = True,
+    ) -> None:
+        """Args:
+            target: the file to be; its suffix names the container: .mp4, .mov, .mkv, .webm, ….
+            like: where times, size, rate, sound (opened with ``sound=True``) and titles come from.
+            encoding: of the pictures.
+            metadata: copy what the source says about itself: title, date, place, ….
+
+        Raises:
+            ValueError: no container has that suffix, or the target is the source itself.
+        """
+        self.target = Path(target)
+        _refuse(self.target, like)
+        self._like, self._encoding, self._metadata = like, encoding, metadata
+        self._exit = ExitStack()
+        self._last_pts = -1
+        self.frames = 0
+        self.warnings: list[str] = []
+
+    def __enter__(self) -> Self:
+        """Open the temporary file.
+
+        Raises:
+            VideoError: it cannot be written.
+        """
+        try:
+            with ExitStack() as stack:
+                self._partial = stack.enter_context(replacing(self.target))
+                self._open()
+                self._exit = stack.pop_all()
+        except OSError as error:
+            raise self._failed(error) from error
+        return self
+
+    def _open(self) -> None:
+        """Declare the streams."""
+        av = _import_av()
+        like, suffix = self._like, self.target.suffix.lower()
+        options = {"movflags": "+faststart"} if suffix in (".mp4", ".m4v", ".mov") else {}
+        self._container = av.open(f"file:{self._partial}", "w", container_options=options)
+        height, width = (side + side % 2 for side in like.size)  # 4:2:0 halves both
+        self._size = height, width
+        rate = Fraction(like.rate).limit_denominator(1001)
+        name, stream = _add_pictures(self._container, rate, height, width)
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.sample_aspect_ratio = like.pixel_aspect
+        self._base = (
+            like.time_base
+            if like.time_base.denominator <= LARGEST_CLOCK or name == "libx264"
+            else Fraction(1, LARGEST_CLOCK)
+        )
+        stream.codec_context.time_base = stream.time_base = self._base
+        stream.codec_context.thread_count = self._encoding.threads or 0
+        stream.options = _encoder_options(name, self._encoding)
+        self._hd = height >= HD_HEIGHT
+        matrix = 1 if self._hd else 6  # BT.709, SMPTE 170M
+        stream.codec_context.colorspace = matrix
+        stream.codec_context.color_primaries = stream.codec_context.color_trc = matrix
+        stream.codec_context.color_range = 1
+        self._stream = stream
+        self._tones = {
+            source.index: tone
+            for source in like.sound_streams
+            if (tone := self._add_tone(av, source)) is not None
+        }
+        if self._metadata:
+            self._container.metadata.update(like.metadata)
+
+    def _add_tone(self, av: Any, source: av.AudioStream) -> _Tone | None:
+        """A stream for the sound of a stream: copied, encoded anew, or none."""
+        codec = source.codec_context.name
+        if codec in MP4_SOUND or self.target.suffix.lower() not in (".mp4", ".m4v"):
+            try:
+                copy = self._container.add_stream_from_template(source)
+            except (ValueError, av.FFmpegError):
+                pass
+            else:
+                copy.metadata.update(source.metadata if self._metadata else {})
+                return _Tone(copy, encodes=False)
+        encoder = self._container.default_audio_codec
+        rate = source.codec_context.sample_rate if encoder == "aac" else 48_000
+        try:
+            new = self._container.add_stream(encoder, rate=rate)
+            new.codec_context.layout = source.codec_context.layout.name
+        except (ValueError, av.FFmpegError):
+            self.warnings.append(f"{self.target.suffix} takes no sound: {codec} is left out")
+            return None
+        return _Tone(new, encodes=True)
+
+    def write(self, image: images.Image, frame: Frame) -> None:
+        """Add a picture at the time of a frame, and the sound up to there.
+
+        Args:
+            image: RGB uint8 (H, W, 3); another size than the first frame's is scaled to it.
+            frame: of `like`; its own image is not looked at.
+
+        Raises:
+            VideoError: it cannot be written, as on a full disk.
+        """
+        av = _import_av()
+        image = _fitted(images.check(image), self._like.size, self._size)
+        picture = av.VideoFrame.from_ndarray(image, format="rgb24")
+        picture = picture.reformat(
+            format="yuv420p",
+            dst_colorspace="ITU709" if self._hd else "SMPTE170M",
+            dst_color_range="MPEG",
+            threads=1,
+        )
+        pts = round(frame.pts * self._like.time_base / self._base)
+        picture.pts = self._last_pts = max(pts, self._last_pts + 1)
+        picture.time_base = self._base
+        try:
+            self._container.mux(self._stream.encode(picture))
+        except (av.FFmpegError, OSError) as error:
+            raise self._failed(error) from error
+        self.frames += 1
+        self._write_sound(until_s=frame.time_s)
+
+    def _write_sound(self, until_s: float | None) -> None:
+        """Take the reader's sound, all or up to a time."""
+        waiting, start_s = self._like.sound, self._like.start_s or 0.0
+        while waiting:
+            packet = waiting[0]
+            at = packet.pts if packet.pts is not None else packet.dts
+            if at is None:
+                waiting.popleft()
+                continue
+            if until_s is not None and float(at * packet.time_base) - start_s > until_s:
+                return
+            waiting.popleft()
+            tone = self._tones.get(packet.stream.index)
+            if tone is not None:
+                tone.write(self._container, packet, start_s)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Finish the film, or after an error remove what there is of it.
+
+        Raises:
+            VideoError: it cannot be finished, or no picture was written.
+        """
+        av = _import_av()
+        if kind is not None:
+            with suppress(av.FFmpegError, OSError):
+                self._container.close()
+            self._exit.__exit__(kind, error, trace)
+            return
+        with self._exit:
+            try:
+                self._finish()
+            except (av.FFmpegError, OSError) as failure:
+                raise self._failed(failure) from failure
+
+    def _finish(self) -> None:
+        if not self.frames:
+            self._container.close()
+            raise VideoError(f"{self.target} was not written: there was no picture for it")
+        self._container.mux(self._stream.encode())
+        end_s = float((self._last_pts + 1) * self._base) + 1 / self._like.rate
+        self._write_sound(until_s=None if self._like.ended else end_s)
+        for tone in self._tones.values():
+            tone.finish(self._container)
+        self._container.close()
+
+    def _failed(self, error: Exception) -> VideoError:
+        return VideoError(f"cannot write {self.target}: {getattr(error, 'strerror', 0) or error}")
+
+
+class _Tone:
+    """One stream of sound on its way into the film."""
+
+    def __init__(self, stream: av.AudioStream, *, encodes: bool) -> None:
+        self._stream = stream
+        self._encodes = encodes
+        self._last_dts: int | None = None
+
+    def write(
+        self, container: av.container.OutputContainer, packet: av.Packet[Any], at_s: float
+    ) -> None:
+        """Add a packet whose times count from `at_s`; a broken one is left out."""
+        import av
+
+        shift = round(at_s / packet.time_base)
+        if self._encodes:
+            with suppress(av.FFmpegError):
+                sounds: list[Any] = packet.decode()
+                for sound in sounds:
+                    sound.pts = None if sound.pts is None else sound.pts - shift
+                    container.mux(self._stream.encode(sound))
+            return
+        dts = packet.dts if packet.dts is not None else packet.pts
+        if dts is None or (self._last_dts is not None and dts <= self._last_dts):
+            return  # a container takes times that run forwards only
+        self._last_dts = dts
+        packet.pts = None if packet.pts is None else packet.pts - shift
+        packet.dts = dts - shift
+        packet.stream = self._stream
+        with suppress(av.error.InvalidDataError):
+            container.mux(packet)
+
+    def finish(self, container: av.container.OutputContainer) -> None:
+        """Write what the encoder still holds."""
+        if self._encodes:
+            container.mux(self._stream.encode(None))
+
+
+def _refuse(target: Path, like: VideoReader) -> None:
+    """Make sure that the target can be a film, and replaces neither its source nor a folder.
+
+    Raises:
+        ValueError: it cannot, or would.
+    """
+    if target.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"a video file ends in {', '.join(SUFFIXES)}, got {target}")
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder: name the video file to write")
+    if like.path is not None and target.exists() and target.samefile(like.path):
+        raise ValueError(f"{target} is the video that is read: choose another name for the result")
+
+
+def _add_pictures(container: Any, rate: Fraction, height: int, width: int) -> tuple[str, Any]:
+    """A stream of the best encoder that build and container have; its name and itself."""
+    av = _import_av()
+    for name in (*ENCODERS, container.default_video_codec):
+        with suppress(ValueError, av.FFmpegError):
+            return name, container.add_stream(name, rate=rate, width=width, height=height)
+    raise ValueError(f"no video can be written as {container.format.name}: use .mp4 or .mkv")
+
+
+def _encoder_options(name: str, encoding: Encoding) -> dict[str, str]:
+    quality = str(encoding.quality)
+    if name == "libx264":
+        return {"preset": encoding.preset, "crf": quality}
+    if "vp9" in name or "vp8" in name:
+        return {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "crf": quality, "b": "0"}
+    return {}
+
+
+def _fitted(image: images.Image, size: tuple[int, int], even: tuple[int, int]) -> images.Image:
+    """Scale to the film's size and repeat the last row and column to make it even."""
+    import cv2
+
+    image = images.resize(image, size)
+    if even == size:
+        return np.ascontiguousarray(image)
+    below, beside = even[0] - size[0], even[1] - size[1]
+    padded: images.Image = cv2.copyMakeBorder(image, 0, below, 0, beside, cv2.BORDER_REPLICATE)
+    return padded
+
+
+def _import_av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise MissingExtraError("video", "video") from error
+    return av
