@@ -1,0 +1,144 @@
+"""The command that writes faces into photos' metadata."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from faceresnet.cli.detect import DETECTOR, Engine, Model, Threads, Threshold
+from faceresnet.cli.progress import progress
+
+
+def tag(
+    source: Annotated[list[str], typer.Argument(help="Photos, folders or globs.")],
+    embed: Annotated[
+        bool,
+        typer.Option(
+            "--embed/--sidecar",
+            help="Write into the photos, which Lightroom and Picasa need, or into a file beside "
+            "each, as digiKam reads them. The pixels and all other metadata stay as they are.",
+        ),
+    ] = False,
+    naming: Annotated[
+        str,
+        typer.Option(help="Of sidecars: full (photo.jpg.xmp) or stem (photo.xmp, as Lightroom)."),
+    ] = "full",
+    min_size: Annotated[
+        float, typer.Option(help="Leave out faces whose shorter side is less, px.")
+    ] = 0.0,
+    keep_times: Annotated[
+        bool,
+        typer.Option(
+            "--keep-times",
+            help="With --embed: leave the time of change as it was. Photo managers and backups "
+            "notice changes by it.",
+        ),
+    ] = False,
+    recursive: Annotated[
+        bool, typer.Option("--recursive/--no-recursive", help="Look into folders of folders.")
+    ] = True,
+    model: Model = "faceresnet-n",
+    threshold: Threshold = None,
+    max_side: Annotated[
+        int | None,
+        typer.Option(
+            help="Reduce larger photos to this longer side, px: faster, loses small faces.",
+            show_default="full size",
+            rich_help_panel=DETECTOR,
+        ),
+    ] = None,
+    engine: Engine = "openvino",
+    threads: Threads = None,
+) -> None:
+    """Write where the faces are into the photos' metadata, for digiKam, Lightroom and others.
+
+    XMP face regions of the Metadata Working Group. Regions that others wrote stay, with their
+    names; a second run changes nothing. Photos that cannot be tagged are listed at the end and
+    make the exit status 1.
+    """
+    from faceresnet import images
+    from faceresnet.apps.tag import TagOptions, tag
+    from faceresnet.cli.sources import expand, read_ahead
+    from faceresnet.detector import FaceDetector
+    from faceresnet.errors import DataError, ImageError
+
+    options = TagOptions(embed=embed, naming=naming, keep_times=keep_times)
+    if embed:
+        from faceresnet.apps.tag.embedding import require
+
+        require()
+    sources = expand(source, recursive=recursive)
+    for photo in sources:
+        if photo.path is None:
+            raise ValueError(f"{photo.name} is no file: tag photos on this machine")
+    detector = FaceDetector(
+        model, threshold=threshold, max_side=max_side, engine=engine, threads=threads
+    )
+    report = _Report()
+    failures: list[Exception] = []
+    read = read_ahead(sources, images.MAX_PIXELS)
+    photos = progress("Tagging", len(sources))(read) if len(sources) > 1 else read
+    for photo, image in photos:
+        if isinstance(image, Exception):
+            failures.append(image)
+            continue
+        assert photo.path is not None
+        faces = detector(image).filter(min_size=min_size)
+        try:
+            report.add(photo.name, tag(photo.path, faces, options))
+        except (DataError, ImageError) as error:
+            failures.append(error)
+    report.print()
+    for failure in failures:
+        print(f"faceresnet: {failure}", file=sys.stderr)
+    if failures:
+        print(f"faceresnet: {len(failures)} of {len(sources)} not tagged", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+class _Report:
+    """A row for each photo, and what it comes to."""
+
+    def __init__(self) -> None:
+        from rich.table import Table
+
+        self._table = Table(box=None, header_style="bold", pad_edge=False)
+        self._table.add_column("photo", overflow="fold")
+        for column in ("faces", "known before", "named"):
+            self._table.add_column(column, justify="right", no_wrap=True)
+        self._table.add_column("regions", overflow="fold")
+        self._faces = self._written = 0
+
+    def add(self, name: str, tagged: object) -> None:
+        from faceresnet.apps.tag import Tagged
+
+        assert isinstance(tagged, Tagged)
+        target = tagged.target
+        if target is None:
+            place = "none"
+        elif not tagged.changed:
+            place = f"unchanged in {target.name}"
+        else:
+            place = f"written to {target.name}"
+        numbers = (tagged.faces, tagged.known or "", tagged.named or "")
+        self._table.add_row(_plain(name), *map(str, numbers), _plain(place))
+        self._faces += tagged.faces
+        self._written += tagged.changed
+
+    def print(self) -> None:
+        from rich.console import Console
+
+        if not self._table.row_count:
+            return
+        Console().print(self._table)
+        print(
+            f"{self._faces} faces in {self._table.row_count} photos, {self._written} files written"
+        )
+
+
+def _plain(text: str | Path) -> str:
+    """Text that rich takes for no markup."""
+    return str(text).replace("[", r"\[")
