@@ -1,0 +1,347 @@
+"""Photos of many requests go through the network together.
+
+    submit → waiting ──readers──→ ready ──detectors──→ futures
+             (bytes)   decode     (images)  batches
+
+Nothing waits for a batch to fill: a detector that is free takes the oldest image and what is ready
+beside it of the same size. So one request alone is answered at once, and under load, while a batch
+is in work, the next one gathers.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from faceresnet import images
+from faceresnet.apps.serve import photos
+from faceresnet.apps.serve.refusals import Refusal
+from faceresnet.detections import Detections
+from faceresnet.spec import ModelSpec
+
+#: Longest wait for the threads to end, in seconds.
+JOIN_S = 10.0
+
+
+class Detector(Protocol):
+    """What of a `FaceDetector` is used here."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model says about itself."""
+
+    def batch(
+        self, photos: Sequence[images.Image], threshold: float | None = None
+    ) -> list[Detections]:
+        """Find the faces in images."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found in one photo, and how long each step took.
+
+    Attributes:
+        faces: in px of the upright photo.
+        wait_s: in queues.
+        read_s: for decoding.
+        detect_s: of its whole batch.
+        batch: images in that batch.
+    """
+
+    faces: Detections
+    wait_s: float
+    read_s: float
+    detect_s: float
+    batch: int
+
+
+@dataclass(eq=False)
+class Job:
+    """One photo on its way.
+
+    Attributes:
+        content: the file; dropped when it is read.
+        threshold: least score to report.
+        max_side: reduce it to this longer side, px.
+        future: of its `Found`; who cancels it is not interested any more.
+    """
+
+    content: bytes
+    threshold: float
+    max_side: int | None = None
+    future: Future[Found] = field(default_factory=Future)
+    submitted: float = field(default_factory=time.perf_counter)
+    size: tuple[int, int] = (0, 0)
+    image: images.Image | None = None
+    pixels: int = 0
+    read_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Told what happens, from the batcher's threads.
+
+    Attributes:
+        read: a photo was decoded, in so many seconds.
+        detected: a batch of so many images was looked at, in so many seconds.
+    """
+
+    read: Callable[[float], None] = lambda seconds: None
+    detected: Callable[[int, float], None] = lambda count, seconds: None
+
+
+class Batcher:
+    """Threads that decode photos and detect faces in batches of one size.
+
+    Args:
+        detectors: each is used by one thread.
+        batch_size: images in a batch at most.
+        readers: threads that decode.
+        queue_size: photos held at most, from `submit` to their result.
+        max_pixels: largest photo; decoded photos wait only up to twice this size together.
+        listener: told what happens.
+    """
+
+    def __init__(
+        self,
+        detectors: Sequence[Detector],
+        *,
+        batch_size: int = 8,
+        readers: int = 1,
+        queue_size: int = 128,
+        max_pixels: int = images.MAX_PIXELS,
+        listener: Listener | None = None,
+    ) -> None:
+        self._batch_size = batch_size
+        self._queue_size = queue_size
+        self._max_pixels = max_pixels
+        self._listener = listener or Listener()
+        self._multiple = detectors[0].spec.size_multiple
+        self._ahead = 2 * batch_size * len(detectors)
+        self._turn = threading.Lock()  # of the reader that chooses what to read next
+        self._lock = threading.Lock()
+        self._to_read = threading.Condition(self._lock)
+        self._to_detect = threading.Condition(self._lock)
+        self._waiting: deque[Job] = deque()
+        self._ready: deque[Job] = deque()
+        self._held = 0
+        self._reading = 0
+        self._pixels = 0  # decoded or being decoded
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._read_all, name=f"reader-{number}", daemon=True)
+            for number in range(readers)
+        ] + [
+            threading.Thread(
+                target=self._detect_all, args=(detector,), name=f"detector-{number}", daemon=True
+            )
+            for number, detector in enumerate(detectors)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def held(self) -> int:
+        """Photos waiting or in work."""
+        return self._held
+
+    @property
+    def full(self) -> bool:
+        """Whether not even one more photo is taken."""
+        return self._held >= self._queue_size
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Take the photos of a request, all or none.
+
+        Raises:
+            Refusal: there is no room for them (queue_full), or the batcher is closed (not_ready).
+        """
+        with self._lock:
+            if self._closed:
+                raise Refusal("not_ready", "the service is about to stop")
+            if self._held + len(jobs) > self._queue_size:
+                raise queue_full(self._held)
+            self._held += len(jobs)
+            self._waiting.extend(jobs)
+            self._to_read.notify(len(jobs))
+
+    def close(self) -> None:
+        """Stop the threads; what is waiting still is refused."""
+        with self._lock:
+            self._closed = True
+            left = [*self._waiting, *self._ready]
+            self._waiting.clear()
+            self._ready.clear()
+            self._held -= len(left)
+            self._to_read.notify_all()
+            self._to_detect.notify_all()
+        for job in left:
+            _fail(job, Refusal("not_ready", "the service stopped before it looked at the photo"))
+        for thread in self._threads:
+            thread.join(JOIN_S)
+
+    # Readers
+
+    def _read_all(self) -> None:
+        while (job := self._next_to_read()) is not None:
+            try:
+                self._read(job)
+            except Refusal as refusal:
+                self._drop(job, refusal)
+            except Exception as error:  # memory, or a bug: this photo's loss, not the thread's
+                self._drop(job, error)
+
+    def _next_to_read(self) -> Job | None:
+        """The oldest photo waiting, when there is room for its pixels; None when closed.
+
+        One reader at a time, so that a large photo is not overtaken by small ones for ever.
+        """
+        with self._turn:
+            while True:
+                with self._lock:
+                    while not self._closed and (
+                        not self._waiting or len(self._ready) + self._reading >= self._ahead
+                    ):
+                        self._to_read.wait()
+                    if self._closed:
+                        return None
+                    job = self._waiting.popleft()
+                    self._reading += 1
+                try:
+                    self._reserve(job)
+                except Exception as error:
+                    self._drop(job, error)
+                else:
+                    return job
+
+    def _reserve(self, job: Job) -> None:
+        if job.future.cancelled():
+            raise Refusal("timeout", "nobody waits for the photo any more")
+        pixels = photos.measure(job.content, self._max_pixels)
+        with self._lock:
+            while (
+                not self._closed and self._pixels and self._pixels + pixels > 2 * self._max_pixels
+            ):
+                self._to_read.wait()
+            job.pixels = pixels
+            self._pixels += pixels
+
+    def _read(self, job: Job) -> None:
+        start = time.perf_counter()
+        image = photos.read(job.content, self._max_pixels)
+        job.content = b""
+        job.size = (image.shape[0], image.shape[1])
+        job.image = image if job.max_side is None else images.shrink(image, job.max_side)
+        job.read_s = time.perf_counter() - start
+        self._listener.read(job.read_s)
+        with self._lock:
+            self._reading -= 1
+            if not self._closed:
+                self._ready.append(job)
+                self._to_detect.notify()
+                return
+            self._held -= 1
+        _fail(job, Refusal("not_ready", "the service stopped before it looked at the photo"))
+
+    def _drop(self, job: Job, error: Exception) -> None:
+        """Let go of a photo that was not read."""
+        with self._lock:
+            self._reading -= 1
+            self._held -= 1
+            self._pixels -= job.pixels
+            self._to_read.notify_all()
+        _fail(job, error)
+
+    # Detectors
+
+    def _detect_all(self, detector: Detector) -> None:
+        while batch := self._next_batch():
+            wanted = [job for job in batch if not job.future.cancelled()]
+            try:
+                self._detect(detector, wanted)
+            finally:
+                for job in batch:
+                    job.image = None
+                with self._lock:
+                    self._held -= len(batch)
+                    self._pixels -= sum(job.pixels for job in batch)
+                    self._to_read.notify_all()
+
+    def _next_batch(self) -> list[Job]:
+        """The oldest image and others of its size and threshold; empty when closed.
+
+        A power of two of them: engines compile a network for each shape that they meet often.
+        """
+        with self._lock:
+            while not self._ready and not self._closed:
+                self._to_detect.wait()
+            if not self._ready:
+                return []
+            key = self._key(self._ready[0])
+            alike = [job for job in self._ready if self._key(job) == key][: self._batch_size]
+            batch = alike[: 1 << (len(alike).bit_length() - 1)]
+            for job in batch:
+                self._ready.remove(job)
+            if self._ready:
+                self._to_detect.notify()
+            self._to_read.notify_all()
+            return batch
+
+    def _key(self, job: Job) -> tuple[object, ...]:
+        assert job.image is not None
+        shape = job.image.shape
+        return images.padded_size((shape[0], shape[1]), self._multiple), job.threshold
+
+    def _detect(self, detector: Detector, jobs: Sequence[Job]) -> None:
+        """Look at images of one size together; if that fails, at each alone."""
+        if not jobs:
+            return
+        start = time.perf_counter()
+        try:
+            found = detector.batch(
+                [job.image for job in jobs if job.image is not None], jobs[0].threshold
+            )
+        except Exception as error:
+            if len(jobs) == 1:
+                _fail(jobs[0], error)
+                return
+            for job in jobs:
+                self._detect(detector, [job])
+            return
+        detect_s = time.perf_counter() - start
+        self._listener.detected(len(jobs), detect_s)
+        for job, faces in zip(jobs, found, strict=True):
+            wait_s = start - job.submitted - job.read_s
+            faces = _at_full_size(faces, job.size)
+            _finish(job, Found(faces, wait_s, job.read_s, detect_s, len(jobs)))
+
+
+def queue_full(held: int) -> Refusal:
+    """The refusal that asks a client to come back."""
+    return Refusal("queue_full", f"{held} photos are waiting already: try again in a moment")
+
+
+def _at_full_size(faces: Detections, size: tuple[int, int]) -> Detections:
+    """Faces of a reduced photo in px of the whole one."""
+    if faces.size == size:
+        return faces
+    scale_y, scale_x = np.divide(size, faces.size)
+    scale = np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
+    return Detections(faces.boxes * scale, faces.scores, size)
+
+
+def _finish(job: Job, found: Found) -> None:
+    if job.future.set_running_or_notify_cancel():
+        job.future.set_result(found)
+
+
+def _fail(job: Job, error: Exception) -> None:
+    if job.future.set_running_or_notify_cancel():
+        job.future.set_exception(error)

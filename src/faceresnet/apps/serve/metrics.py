@@ -1,0 +1,175 @@
+"""What Prometheus reads at /metrics.
+
+One process counts in memory. Several workers count in files of a folder that they share
+(`MULTIPROCESS_VARIABLE`, prometheus_client's own), so that any of them can answer for all.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+#: Where workers count together; read by prometheus_client when it is first imported.
+MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+STEP_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+
+
+class Metrics:
+    """Counters of one worker.
+
+    Attributes:
+        requests: by path, method and status.
+        request_s: time of a request, by path.
+        refused: requests turned down, by code.
+        images, faces: looked at and found.
+        read_s, detect_s: time to decode a photo, and to look at a batch.
+        batch: images in a batch.
+        held, ready: photos waiting or in work; workers that are ready.
+    """
+
+    def __init__(self) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+        registry = CollectorRegistry()
+        self._registry = registry
+        self.requests = Counter(
+            "faceresnet_requests",
+            "Requests, by path, method and status.",
+            ["path", "method", "status"],
+            registry=registry,
+        )
+        self.request_s = Histogram(
+            "faceresnet_request_seconds",
+            "Time from the head of a request to the end of its answer.",
+            ["path"],
+            buckets=REQUEST_S,
+            registry=registry,
+        )
+        self.refused = Counter(
+            "faceresnet_refused", "Requests turned down, by code.", ["code"], registry=registry
+        )
+        self.images = Counter("faceresnet_images", "Photos looked at.", registry=registry)
+        self.faces = Counter("faceresnet_faces", "Faces found.", registry=registry)
+        self.read_s = Histogram(
+            "faceresnet_read_seconds",
+            "Time to decode a photo.",
+            buckets=STEP_S,
+            registry=registry,
+        )
+        self.detect_s = Histogram(
+            "faceresnet_detect_seconds",
+            "Time to look at a batch.",
+            buckets=STEP_S,
+            registry=registry,
+        )
+        self.batch = Histogram(
+            "faceresnet_batch_images",
+            "Photos in a batch.",
+            buckets=(1, 2, 4, 8, 16, 32),
+            registry=registry,
+        )
+        self.held = Gauge(
+            "faceresnet_held_images",
+            "Photos waiting or in work.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.ready = Gauge(
+            "faceresnet_ready_workers",
+            "Workers whose model is loaded.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._add_process(registry)
+
+    def _add_process(self, registry: CollectorRegistry) -> None:
+        """Memory, files and CPU time of the process; workers cannot answer for one another."""
+        from prometheus_client import PlatformCollector, ProcessCollector
+
+        if not os.environ.get(MULTIPROCESS_VARIABLE):
+            ProcessCollector(registry=registry)
+            PlatformCollector(registry=registry)
+
+    def text(self) -> tuple[bytes, str]:
+        """What Prometheus reads, and its content type."""
+        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        registry = self._registry
+        if os.environ.get(MULTIPROCESS_VARIABLE):
+            registry = CollectorRegistry()
+            collector: Any = MultiProcessCollector  # it has no types
+            collector(registry)
+        return generate_latest(registry), CONTENT_TYPE_LATEST
+
+    def close(self) -> None:
+        """Take this worker out of what all of them report."""
+        from prometheus_client.multiprocess import mark_process_dead
+
+        if os.environ.get(MULTIPROCESS_VARIABLE):
+            forget: Any = mark_process_dead  # it has no types
+            forget(os.getpid())
+
+
+class Counted:
+    """ASGI: counts requests and adds headers to every answer.
+
+    Args:
+        app: what answers.
+        metrics: where to count.
+        headers: added to every answer that has not got them.
+        refresh: called after each request.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        headers: dict[str, str],
+        refresh: Callable[[], None],
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._headers = [(name.lower().encode(), text.encode()) for name, text in headers.items()]
+        self._refresh = refresh
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        status = 499  # as nginx calls it: nobody was there to be answered
+
+        async def send_counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                given = {name for name, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    *(header for header in self._headers if header[0] not in given),
+                ]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_counted)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            # Only paths that exist: strangers could fill the memory with names otherwise.
+            path = getattr(scope.get("route"), "path", "other")
+            method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD") else "other"
+            self._metrics.requests.labels(path, method, str(status)).inc()
+            self._metrics.request_s.labels(path).observe(time.perf_counter() - start)
+            self._refresh()

@@ -1,0 +1,101 @@
+"""Uploaded bytes as images: only common kinds of photo, and none that is too large.
+
+Pillow knows some fifty formats, one of which runs Ghostscript. What is read from strangers is
+chosen by its first bytes, and its size is known from the header before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+
+from faceresnet import images
+from faceresnet.apps.serve.refusals import Refusal
+from faceresnet.errors import ImageError
+
+#: Pillow's name of each kind of photo that is read, and its MIME type.
+KINDS = {
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+    "GIF": "image/gif",
+    "AVIF": "image/avif",
+    "BMP": "image/bmp",
+    "TIFF": "image/tiff",
+}
+#: First bytes of a file → its kind.
+_STARTS = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"BM": "BMP",
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+}
+
+
+def kind_of(content: bytes) -> str | None:
+    """Kind of photo that a file starts as: a key of `KINDS`, or None."""
+    for start, kind in _STARTS.items():
+        if content.startswith(start):
+            return kind
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "WEBP"
+    if content[4:12] in (b"ftypavif", b"ftypavis"):
+        return "AVIF"
+    return None
+
+
+def measure(content: bytes, max_pixels: int) -> int:
+    """Pixels of a photo, by its header.
+
+    Raises:
+        Refusal: it is of no kind that is read here, broken, or larger than `max_pixels`.
+    """
+    from PIL import Image as PILImage
+
+    kind = kind_of(content)
+    if kind is None:
+        raise Refusal(
+            "unsupported_type",
+            "this is no photo of a kind that is read here, which are: " + ", ".join(KINDS),
+        )
+    try:
+        with PILImage.open(io.BytesIO(content), formats=[kind]) as photo:
+            pixels = photo.width * photo.height
+    except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning):
+        raise _too_large("far too many", max_pixels) from None
+    except Exception as error:  # decoders raise whatever their format's parser stumbles over
+        raise Refusal(
+            "unreadable_image", f"the {kind} file is broken: {_one_line(error)}"
+        ) from error
+    if pixels > max_pixels:
+        raise _too_large(f"{pixels:,}", max_pixels)
+    return pixels
+
+
+def read(content: bytes, max_pixels: int) -> images.Image:
+    """Decode a photo that was measured.
+
+    Raises:
+        Refusal: it is broken, or larger than its header said.
+    """
+    try:
+        return images.read(content, max_pixels=max_pixels)
+    except ImageError as error:
+        raise Refusal("unreadable_image", str(error)) from error
+
+
+def _too_large(pixels: str, max_pixels: int) -> Refusal:
+    return Refusal(
+        "image_too_large",
+        f"the photo has {pixels} pixels, at most {max_pixels:,} are read here: reduce it",
+    )
+
+
+def _one_line(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):  # its message is the address of a buffer
+        return "its header cannot be read"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,165 @@
+"""Sockets, workers and signals: the service as a running program."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil
+from typing import TYPE_CHECKING
+
+import uvicorn
+from uvicorn.supervisors.multiprocess import Multiprocess
+
+from faceresnet.apps.serve.app import create_app
+from faceresnet.apps.serve.batching import Detector
+from faceresnet.apps.serve.metrics import MULTIPROCESS_VARIABLE
+from faceresnet.apps.serve.settings import Settings, threads_each
+from faceresnet.detector import FaceDetector
+from faceresnet.errors import FaceResNetError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+#: How long Python lets one thread keep the interpreter while others wait, in seconds. At its usual
+#: 5 ms a batch that is done waits for whatever the event loop is at.
+SWITCH_S = 0.001
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where and how the service listens.
+
+    Attributes:
+        host: address or name to listen at.
+        port: 0 takes a free one.
+        workers: processes.
+        access_log: print a line for each request.
+        root_path: path that a proxy in front takes off.
+        certificate, key: PEM files; with them the service speaks https.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    access_log: bool = False
+    root_path: str = ""
+    certificate: str | None = None
+    key: str | None = None
+
+
+def open_detectors(settings: Settings) -> list[Detector]:
+    """Open what the settings ask for.
+
+    Raises:
+        ValueError, ModelError, EngineError, MissingExtraError: as `FaceDetector`.
+    """
+    detector = FaceDetector(
+        settings.model,
+        threshold=settings.threshold,
+        max_side=settings.max_side,
+        engine=settings.engine,
+        device=settings.device,
+        threads=settings.threads,
+        batch_size=settings.batch_size,
+    )
+    return [detector]
+
+
+def worker_app(settings: Settings) -> FastAPI:
+    """The application of one of several workers, in its own process."""
+    sys.setswitchinterval(SWITCH_S)
+    return create_app(settings, partial(open_detectors, settings))
+
+
+def serve(settings: Settings, listening: Listening, started: Callable[[str], None] = print) -> None:
+    """Serve until SIGTERM or SIGINT; requests in work are answered first.
+
+    Args:
+        settings: of the service; `threads` are those of all workers together.
+        listening: where, and with how many workers.
+        started: called with the service's address when the socket is open.
+
+    Raises:
+        FaceResNetError: the address cannot be listened at, or the model not be loaded.
+        ValueError: an argument is out of its range.
+    """
+    threads = threads_each(listening.workers, settings.threads)
+    settings = replace(settings, threads=threads)
+    # A model that cannot be loaded is refused here, in one line, and not by every worker.
+    detectors = open_detectors(settings)
+    with _listen(listening) as listener:
+        scheme = "https" if listening.certificate else "http"
+        started(f"{scheme}://{_shown(listening.host)}:{listener.getsockname()[1]}")
+        if listening.workers == 1:
+            sys.setswitchinterval(SWITCH_S)
+            app = create_app(settings, lambda: detectors)
+            server = uvicorn.Server(_config(app, settings, listening))
+            # Afterwards uvicorn hands the signal on to whoever had it before: to itself, so that
+            # a service that was asked to end has ended well.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, server.handle_exit)
+            server.run([listener])
+        else:
+            detectors.clear()
+            _serve_by_workers(settings, listening, listener)
+
+
+def _serve_by_workers(settings: Settings, listening: Listening, listener: socket.socket) -> None:
+    with tempfile.TemporaryDirectory(prefix="faceresnet-metrics-") as counts:
+        os.environ[MULTIPROCESS_VARIABLE] = counts
+        try:
+            app = partial(worker_app, settings)
+            Multiprocess(_config(app, settings, listening, factory=True), [listener]).run()
+        finally:
+            del os.environ[MULTIPROCESS_VARIABLE]
+
+
+def _config(
+    app: FastAPI | partial[FastAPI],
+    settings: Settings,
+    listening: Listening,
+    *,
+    factory: bool = False,
+) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        factory=factory,
+        workers=listening.workers,
+        access_log=listening.access_log,
+        log_level="info" if listening.access_log else "warning",
+        root_path=listening.root_path,
+        ssl_certfile=listening.certificate,
+        ssl_keyfile=listening.key,
+        ws="none",
+        lifespan="on",
+        server_header=False,
+        timeout_graceful_shutdown=ceil(settings.timeout_s) + 5,
+    )
+
+
+def _listen(listening: Listening) -> socket.socket:
+    """Open the socket, before anything else: a port that is taken is known at once."""
+    family = socket.AF_INET6 if ":" in listening.host else socket.AF_INET
+    try:
+        listener = socket.create_server(
+            (listening.host, listening.port), family=family, backlog=2048
+        )
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise FaceResNetError(
+            f"cannot listen at {listening.host}, port {listening.port}: {reason}; choose others "
+            "with --host and --port (0 takes a free port)"
+        ) from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def _shown(host: str) -> str:
+    """A host as it stands in an address."""
+    return f"[{host}]" if ":" in host else host
