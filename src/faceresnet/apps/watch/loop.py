@@ -1,0 +1,340 @@
+"""The watch itself: newest frames of all cameras through one detector, in turn."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from faceresnet import images
+from faceresnet.apps.watch.events import (
+    CAMERA_DOWN,
+    CAMERA_UP,
+    Event,
+    EventOptions,
+    Scene,
+    Tracking,
+)
+from faceresnet.apps.watch.metrics import Metrics, MetricsServer
+from faceresnet.apps.watch.outbox import (
+    EventFolder,
+    JsonLines,
+    Outbox,
+    Outlet,
+    Webhook,
+    close_all,
+)
+from faceresnet.detections import Detections
+from faceresnet.video.addresses import Source
+from faceresnet.video.live import Feed, LiveFrame, LiveOptions
+
+#: Longest sleep while nothing comes; also how late a stop is noticed, s.
+TICK_S = 0.1
+#: Time between two calls of `on_tick`, s.
+STATUS_S = 0.5
+#: What ending may take: for events that wait, and for reads that hang, s.
+DELIVER_S, JOIN_S = 1.0, 0.5
+#: Looks a second that tracks are meant for where no limit is given; times are measured anyway.
+USUAL_RATE = 10.0
+#: Least time that a face may be hidden and keep its number, s.
+LEAST_LOST_S = 1.0
+
+Detect = Callable[[images.Image], Detections]
+
+
+@dataclass(frozen=True)
+class WatchOptions:
+    """How to watch.
+
+    Attributes:
+        live: how to treat cameras.
+        events: when a face is there.
+        every: look only at each so many-th frame of a source.
+        max_fps: looks at a source a second, at most; of a file, by its own time.
+        duration_s: end after so long.
+        frames: end after so many looks, at all sources together.
+        save_events: folder for pictures and events.
+        jsonl: file for events, or ``-``.
+        webhook: address to post events to.
+        metrics: ``PORT`` or ``HOST:PORT``.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    live: LiveOptions = field(default_factory=LiveOptions)
+    events: EventOptions = field(default_factory=EventOptions)
+    every: int = 1
+    max_fps: float | None = None
+    duration_s: float | None = None
+    frames: int | None = None
+    save_events: Path | None = None
+    jsonl: str | None = None
+    webhook: str | None = None
+    metrics: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("every", "max_fps", "duration_s", "frames"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+
+
+@dataclass(frozen=True)
+class Status:
+    """How the watch is going.
+
+    Attributes:
+        cameras: sources that are not at their end.
+        up: those that send frames.
+        looks: frames analysed so far.
+        rate: looks/s since the status before.
+        faces: there now, in front of all cameras.
+        events: so far.
+        undelivered: events that failed or were dropped, of all ways out.
+    """
+
+    cameras: int
+    up: int
+    looks: int
+    rate: float
+    faces: int
+    events: int
+    undelivered: int
+
+
+class _Camera:
+    """A feed, its scene, and when to look next."""
+
+    def __init__(self, feed: Feed, scene: Scene, max_fps: float | None) -> None:
+        self.feed, self.scene = feed, scene
+        self.name = feed.source.name
+        self.live = feed.source.live
+        self.up = False
+        self.ended = False
+        self.error: str | None = None
+        self.last_arrival_s = time.monotonic()
+        self._period_s = 1 / max_fps if max_fps else 0.0
+        self._due_s = float("-inf")
+
+    def take(self) -> LiveFrame | None:
+        """The newest frame, if there is one and it is time to look."""
+        if self.live and time.monotonic() < self._due_s:
+            return None
+        frame = self.feed.take()
+        if frame is None:
+            return None
+        if not self.live and frame.time_s < self._due_s - 1e-3:
+            return None  # all frames of a file come by; those too early are passed over
+        now_s = time.monotonic() if self.live else frame.time_s
+        self._due_s = max(self._due_s + self._period_s, now_s + self._period_s / 2)
+        self.last_arrival_s = frame.arrived_s
+        return frame
+
+
+class Watch:
+    """Watches sources until it is stopped, a limit is reached or all files are at their ends.
+
+    Args:
+        detect: finds the faces in an image; one for all sources, called from one thread.
+        sources: cameras and files.
+        options: how to watch.
+        threshold: least score that `detect` reports.
+        on_event: called with every event, from the watching thread.
+        on_tick: called with the status about twice a second, from the watching thread.
+        on_problem: called with one line when events cannot be delivered, or a camera stays away
+            for another reason than before; from any thread.
+
+    Raises:
+        ValueError, FaceResNetError: an outlet's address or file is none, or cannot be used.
+        MissingExtraError: a library is not installed.
+    """
+
+    def __init__(
+        self,
+        detect: Detect,
+        sources: Sequence[Source],
+        options: WatchOptions | None = None,
+        *,
+        threshold: float = 0.5,
+        on_event: Callable[[Event], None] = lambda event: None,
+        on_tick: Callable[[Status], None] = lambda status: None,
+        on_problem: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._detect, self._options = detect, options or WatchOptions()
+        self._threshold = threshold
+        self._on_event, self._on_tick, self._on_problem = on_event, on_tick, on_problem
+        self._wake = threading.Event()
+        self._stopping = False
+        self._looks = self._events = 0
+        self._cameras = [self._camera(source) for source in sources]
+        self._tracking()  # here it fails early, should a library be missing
+        outlets = _outlets(self._options)
+        self._outboxes = [Outbox(outlet, report=on_problem) for outlet in outlets]
+        counts = {camera.name: (lambda scene=camera.scene: scene.count) for camera in self._cameras}
+        self._metrics = Metrics([c.feed for c in self._cameras], counts, self._outboxes)
+        self._server: MetricsServer | None = None
+        if self._options.metrics is not None:
+            self._server = self._metrics.serve(self._options.metrics)
+
+    @property
+    def metrics_port(self) -> int | None:
+        """Where metrics are served, if they are."""
+        return self._server.port if self._server else None
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Files that could not be read (to their end): name → why."""
+        return {c.name: c.error for c in self._cameras if c.ended and c.error is not None}
+
+    def stop(self) -> None:
+        """Ask `run` to end. Takes no lock, so a signal's handler may call it."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Watch until `stop`, a limit or the end of all files."""
+        start_s = time.monotonic()
+        for camera in self._cameras:
+            camera.feed.start()
+        try:
+            self._loop(start_s)
+        finally:
+            self._close()
+
+    def _camera(self, source: Source) -> _Camera:
+        options = self._options
+        feed = Feed(source, options.live, every=options.every, wake=self._wake)
+        scene = Scene(source.name, options.events, self._tracking, file=not source.live)
+        return _Camera(feed, scene, options.max_fps)
+
+    def _tracking(self) -> Tracking:
+        from faceresnet.video.tracks import Tracker
+
+        lost_s = max(LEAST_LOST_S, self._options.events.leave_s)
+        return Tracker(
+            self._options.max_fps or USUAL_RATE, threshold=self._threshold, lost_s=lost_s
+        )
+
+    def _loop(self, start_s: float) -> None:
+        told_s, told_looks = start_s, 0
+        while not self._is_over(start_s):
+            self._wake.clear()
+            seen = [self._look(camera) for camera in self._cameras if not self._is_over(start_s)]
+            now_s = time.monotonic()
+            if now_s - told_s >= STATUS_S:
+                self._on_tick(self._status((self._looks - told_looks) / (now_s - told_s)))
+                told_s, told_looks = now_s, self._looks
+            if not any(seen):
+                self._wake.wait(TICK_S)
+
+    def _is_over(self, start_s: float) -> bool:
+        limit = self._options
+        return (
+            self._stopping
+            or (limit.frames is not None and self._looks >= limit.frames)
+            or (limit.duration_s is not None and time.monotonic() - start_s >= limit.duration_s)
+            or all(camera.ended for camera in self._cameras)
+        )
+
+    def _look(self, camera: _Camera) -> bool:
+        """Look at a camera's newest frame; whether there was one."""
+        state = camera.feed.state  # before the frame: a frame may wait behind the end
+        frame = camera.take()
+        if frame is None:
+            waits = camera.feed.ready
+            self._check(camera, state.up, state.ended and not waits, state.error)
+            return False
+        if not camera.up:
+            self._up(camera, frame.at)
+        start_s = time.monotonic()
+        image = frame.image()
+        faces = self._detect(image)
+        detected_s = time.monotonic()
+        self._tell(camera.scene.see(frame, image, faces))
+        self._looks += 1
+        metrics = self._metrics
+        metrics.looks.labels(camera.name).inc()
+        metrics.faces.labels(camera.name).inc(len(faces))
+        metrics.detection_s.labels(camera.name).observe(detected_s - start_s)
+        metrics.latency_s.labels(camera.name).observe(time.monotonic() - frame.arrived_s)
+        return True
+
+    def _check(self, camera: _Camera, up: bool, ended: bool, error: str | None) -> None:
+        """Notice that a camera is gone or a file at its end."""
+        now = datetime.now(UTC)
+        if ended and not camera.ended:
+            camera.ended, camera.up, camera.error = True, False, error
+            self._tell(camera.scene.lose(now, error or "the file ended"))
+            if error is not None:
+                self._down(camera, error)
+        if not camera.live or up:
+            return
+        if error is not None and error != camera.error:
+            first = camera.error is None
+            camera.up, camera.error = False, error
+            if first:
+                self._down(camera, error)
+            else:
+                self._on_problem(f"{camera.name} is still down: {error}")
+        # A camera back at once goes on where it was.
+        gone_s = time.monotonic() - camera.last_arrival_s
+        if camera.scene.count and gone_s >= self._options.events.leave_s:
+            self._tell(camera.scene.lose(now, f"the camera is gone: {camera.error}"))
+
+    def _up(self, camera: _Camera, at: datetime) -> None:
+        camera.up, camera.error = True, None
+        if camera.live:
+            self._tell([Event(CAMERA_UP, at, camera.name, camera.scene.count)])
+
+    def _down(self, camera: _Camera, error: str) -> None:
+        now, count = datetime.now(UTC), camera.scene.count
+        self._tell([Event(CAMERA_DOWN, now, camera.name, count, reason=error)])
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._events += 1
+            self._metrics.events.labels(event.camera, event.kind).inc()
+            for outbox in self._outboxes:
+                outbox.put(event)
+            self._on_event(event)
+
+    def _status(self, rate: float) -> Status:
+        states = [outbox.state for outbox in self._outboxes]
+        return Status(
+            cameras=sum(not camera.ended for camera in self._cameras),
+            up=sum(camera.feed.state.up for camera in self._cameras),
+            looks=self._looks,
+            rate=rate,
+            faces=sum(camera.scene.count for camera in self._cameras),
+            events=self._events,
+            undelivered=sum(state.failed + state.dropped for state in states),
+        )
+
+    def _close(self) -> None:
+        """End within about two seconds, whatever hangs."""
+        for camera in self._cameras:
+            camera.feed.stop()
+        now = datetime.now(UTC)
+        for camera in self._cameras:
+            self._tell(camera.scene.lose(now, "the watch ended"))
+        close_all(self._outboxes, DELIVER_S)
+        end_s = time.monotonic() + JOIN_S
+        for camera in self._cameras:
+            camera.feed.join(end_s - time.monotonic())
+        if self._server:
+            self._server.close()
+
+
+def _outlets(options: WatchOptions) -> list[Outlet]:
+    pictures = options.save_events is not None
+    outlets: list[Outlet] = []
+    if options.save_events is not None:
+        outlets.append(EventFolder(options.save_events))
+    if options.jsonl is not None:
+        outlets.append(JsonLines(options.jsonl, pictures=pictures))
+    if options.webhook is not None:
+        outlets.append(Webhook(options.webhook, pictures=pictures))
+    return outlets

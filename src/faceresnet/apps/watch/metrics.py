@@ -1,0 +1,150 @@
+"""Numbers for Prometheus: what the cameras send, what is found, what goes out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from faceresnet.errors import FaceResNetError, MissingExtraError
+
+if TYPE_CHECKING:
+    from faceresnet.apps.watch.outbox import Outbox
+    from faceresnet.video.live import Feed
+
+#: Upper ends of the histograms' bins, s.
+BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+class Metrics:
+    """Counts what happens and tells it to who asks, in a registry of its own.
+
+    Args:
+        feeds: by the camera's name; they are asked for their numbers when a scrape comes.
+        counts: by the camera's name, faces that are there now.
+        outboxes: the ways out.
+
+    Raises:
+        MissingExtraError: prometheus-client is not installed.
+    """
+
+    def __init__(
+        self,
+        feeds: Sequence[Feed],
+        counts: Mapping[str, Callable[[], int]],
+        outboxes: Sequence[Outbox],
+    ) -> None:
+        try:
+            from prometheus_client import CollectorRegistry, Counter, Histogram
+        except ImportError as error:
+            raise MissingExtraError("the metrics of 'faceresnet watch'", "video") from error
+        self._feeds, self._counts, self._outboxes = feeds, counts, outboxes
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+        self.looks = Counter(
+            "faceresnet_frames_analysed",
+            "Frames that went through the detector",
+            ["camera"],
+            registry=self.registry,
+        )
+        self.faces = Counter(
+            "faceresnet_faces", "Faces found in frames", ["camera"], registry=self.registry
+        )
+        self.events = Counter(
+            "faceresnet_events", "Events", ["camera", "event"], registry=self.registry
+        )
+        self.detection_s = Histogram(
+            "faceresnet_detection_seconds",
+            "Time that the detector takes for a frame",
+            ["camera"],
+            registry=self.registry,
+            buckets=BUCKETS_S,
+        )
+        self.latency_s = Histogram(
+            "faceresnet_latency_seconds",
+            "Time from the arrival of a frame until its events are known",
+            ["camera"],
+            registry=self.registry,
+            buckets=BUCKETS_S,
+        )
+        for feed in feeds:  # series exist from the start, so that alerts on them can be written
+            name = feed.source.name
+            for metric in (self.looks, self.faces, self.detection_s, self.latency_s):
+                metric.labels(name)
+
+    def collect(self) -> Iterator[Any]:
+        """Make the metrics that feeds, scenes and outboxes count themselves."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        up = GaugeMetricFamily("faceresnet_camera_up", "1 while frames come in", labels=["camera"])
+        present = GaugeMetricFamily(
+            "faceresnet_faces_present", "Faces in front of the camera now", labels=["camera"]
+        )
+        counters = {
+            name: CounterMetricFamily(f"faceresnet_{name}", text, labels=["camera"])
+            for name, text in {
+                "frames": "Frames decoded",
+                "frames_skipped": "Frames passed over because a newer one came",
+                "frames_broken": "Packets that could not be decoded",
+                "reconnects": "Attempts to open a camera again",
+            }.items()
+        }
+        for feed in self._feeds:
+            name, state = [feed.source.name], feed.state
+            up.add_metric(name, float(state.up))
+            present.add_metric(name, self._counts[feed.source.name]())
+            counters["frames"].add_metric(name, state.frames)
+            counters["frames_skipped"].add_metric(name, state.skipped)
+            counters["frames_broken"].add_metric(name, state.broken)
+            counters["reconnects"].add_metric(name, state.reconnects)
+        out = CounterMetricFamily(
+            "faceresnet_deliveries",
+            "Events delivered, failed and dropped by each way out",
+            labels=["outlet", "result"],
+        )
+        waiting = GaugeMetricFamily(
+            "faceresnet_deliveries_waiting", "Events in the queue", labels=["outlet"]
+        )
+        for outbox in self._outboxes:
+            state_ = outbox.state
+            out.add_metric([outbox.name, "sent"], state_.sent)
+            out.add_metric([outbox.name, "failed"], state_.failed)
+            out.add_metric([outbox.name, "dropped"], state_.dropped)
+            waiting.add_metric([outbox.name], state_.waiting)
+        yield from (up, present, *counters.values(), out, waiting)
+
+    def serve(self, address: str) -> MetricsServer:
+        """Answer ``GET /metrics`` at ``PORT`` or ``HOST:PORT``; without a host on the loopback.
+
+        Raises:
+            ValueError: the address is none.
+            FaceResNetError: the port cannot be had.
+        """
+        from prometheus_client import start_http_server
+
+        host, _, port = address.rpartition(":")
+        if not port.isdecimal() or int(port) > 65535:
+            raise ValueError(f"--metrics takes PORT or HOST:PORT, got '{address}'")
+        try:
+            server, thread = start_http_server(
+                int(port), (host or "127.0.0.1").strip("[]"), self.registry
+            )
+        except OSError as error:
+            raise FaceResNetError(
+                f"cannot serve metrics at {host or '127.0.0.1'}:{port}: {error.strerror}"
+            ) from error
+        return MetricsServer(server, thread)
+
+
+class MetricsServer:
+    """A running HTTP server; `port` is where it listens."""
+
+    def __init__(self, server: Any, thread: threading.Thread) -> None:
+        self._server, self._thread = server, thread
+        self.port: int = server.server_port
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,0 +1,176 @@
+"""The command that watches cameras."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from faceresnet.cli.detect import DETECTOR, RESULTS, Device, Engine, Model, Threads, Threshold
+
+CAMERAS = "Cameras"
+
+
+def watch(
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            help="Cameras: addresses (rtsp://, http://, …) or indices; or video files. "
+            "NAME=ADDRESS gives one a name.",
+        ),
+    ],
+    save_events: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the best picture of each face and events.jsonl, by camera and day.",
+            metavar="DIR",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
+    jsonl: Annotated[
+        str | None,
+        typer.Option(
+            help="Add each event as a line of JSON to a file; - for standard output.",
+            metavar="FILE|-",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
+    webhook: Annotated[
+        str | None,
+        typer.Option(
+            help="Post each event as JSON to this address.",
+            metavar="URL",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="Serve Prometheus metrics; without a host, to this machine only.",
+            metavar="[HOST:]PORT",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None,
+    every: Annotated[
+        int, typer.Option(help="Look only at each N-th frame.", rich_help_panel=DETECTOR)
+    ] = 1,
+    max_fps: Annotated[
+        float | None,
+        typer.Option(
+            help="Looks a second at each camera, at most.",
+            show_default="as many as the machine can",
+            rich_help_panel=DETECTOR,
+        ),
+    ] = None,
+    min_size: Annotated[
+        float,
+        typer.Option(help="Pass over faces smaller than this, px.", rich_help_panel=DETECTOR),
+    ] = 0,
+    enter_s: Annotated[
+        float,
+        typer.Option(help="A face seen for so long has entered, s.", rich_help_panel=RESULTS),
+    ] = 0.3,
+    leave_s: Annotated[
+        float,
+        typer.Option(help="A face not seen for so long has left, s.", rich_help_panel=RESULTS),
+    ] = 1.0,
+    model: Model = "faceresnet-n",
+    threshold: Threshold = None,
+    max_side: Annotated[
+        int | None,
+        typer.Option(
+            help="Reduce larger frames to this longer side, px: faster, loses small faces.",
+            show_default="full size",
+            rich_help_panel=DETECTOR,
+        ),
+    ] = None,
+    engine: Engine = "openvino",
+    device: Device = "cpu",
+    threads: Threads = None,
+    transport: Annotated[
+        str, typer.Option(help="Of rtsp: tcp or udp.", rich_help_panel=CAMERAS)
+    ] = "tcp",
+    timeout_s: Annotated[
+        float,
+        typer.Option(
+            help="A camera silent for so long is gone, and is opened again, s.",
+            rich_help_panel=CAMERAS,
+        ),
+    ] = 10,
+    longest_pause_s: Annotated[
+        float,
+        typer.Option(
+            help="Pauses between attempts double from 1 s up to this, s.", rich_help_panel=CAMERAS
+        ),
+    ] = 60,
+    for_s: Annotated[
+        float | None, typer.Option("--for", help="End after so long, s.", metavar="SECONDS")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="End after so many looks, at all sources together.")
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print no events, only problems.")
+    ] = False,
+) -> None:
+    """Watch cameras: who comes into the picture, who leaves it, how many are there.
+
+    Always looks at the newest frame of each camera, and connects again for ever when one breaks
+    off. Ctrl-C or SIGTERM ends it.
+    """
+    from faceresnet.cli.watch_terminal import Terminal, ended_by_signals
+
+    with ended_by_signals() as stop:  # first of all: loading the rest takes its time
+        from faceresnet.apps.watch.events import EventOptions
+        from faceresnet.apps.watch.loop import Watch, WatchOptions
+        from faceresnet.detector import FaceDetector
+        from faceresnet.video.addresses import parse_sources
+        from faceresnet.video.live import LiveOptions
+
+        sources = parse_sources(source)
+        options = WatchOptions(
+            live=LiveOptions(
+                connect_timeout_s=timeout_s,
+                read_timeout_s=timeout_s,
+                first_pause_s=min(1.0, longest_pause_s),
+                longest_pause_s=longest_pause_s,
+                transport=transport,
+            ),
+            events=EventOptions(enter_s=enter_s, leave_s=leave_s, min_size=min_size),
+            every=every,
+            max_fps=max_fps,
+            duration_s=for_s,
+            frames=frames,
+            save_events=save_events,
+            jsonl=jsonl,
+            webhook=webhook,
+            metrics=metrics,
+        )
+        detector = FaceDetector(
+            model,
+            threshold=threshold,
+            max_side=max_side,
+            engine=engine,
+            device=device,
+            threads=threads,
+        )
+        terminal = Terminal(events=not quiet and jsonl != "-")
+        watching = Watch(
+            detector,
+            sources,
+            options,
+            threshold=detector.spec.threshold if threshold is None else threshold,
+            on_event=terminal.event,
+            on_tick=terminal.status,
+            on_problem=terminal.note,
+        )
+        stop.call(watching.stop)
+        if watching.metrics_port is not None:
+            terminal.note(f"metrics at port {watching.metrics_port}")
+        with terminal:
+            watching.run()
+    for name, error in watching.failed.items():
+        terminal.note(f"{name}: {error}")
+    if watching.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,129 @@
+"""What a camera is called: its name in events, and its address without passwords."""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Protocols that a live picture may come by.
+SCHEMES = frozenset({"http", "https", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp"})
+MASK = "***"
+
+_ADDRESS = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<rest>[^\s'\"<>]*)", re.IGNORECASE)
+#: Values that cameras take in the path or the query: ``/user=admin_password=1234_channel=1``.
+_SECRET = re.compile(
+    r"((?:user|login|pass|passwd|pwd|pw|psw|token|key|auth|secret|sign)\w*?)=([^&\s/;?#'\"]*)",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(r"(?P<name>\w[\w .-]*)=(?P<address>.+)", re.DOTALL)
+
+
+def mask(text: str) -> str:
+    """Replace user names, passwords and tokens in the addresses of a text by ``***``."""
+    return _ADDRESS.sub(lambda found: found["scheme"] + _mask_rest(found["rest"]), text)
+
+
+def _mask_rest(rest: str) -> str:
+    """What follows ``scheme://``, without its secrets."""
+    server = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    end = server.rfind("@")
+    port = server.rpartition(":")[2]
+    if end < 0 and ":" in server and not re.fullmatch(r"[0-9]+|[0-9a-f:]*\]", port):
+        end = rest.rfind("@")  # no port: a password with a slash in it, which nobody quoted
+    masked = MASK + rest[end:] if end >= 0 else rest
+    return _SECRET.sub(rf"\1={MASK}", masked)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing to watch.
+
+    Attributes:
+        name: in events, metrics and folders: letters, digits, ``_``, ``-``, ``.``.
+        address: URL of a camera, path of a video file, or index of a camera of this machine.
+        live: whether it is a camera, which goes on for ever, or a file, which ends.
+    """
+
+    name: str
+    address: str | int
+    live: bool
+
+    @property
+    def masked(self) -> str:
+        """`address` as it may be printed."""
+        return mask(str(self.address))
+
+
+def parse_sources(arguments: Sequence[str]) -> list[Source]:
+    """Cameras and files that arguments name, each ``ADDRESS`` or ``NAME=ADDRESS``.
+
+    Raises:
+        ValueError: an address is of no known kind, a file is missing, or a name or an address is
+            given twice.
+    """
+    sources: list[Source] = []
+    names: set[str] = set()
+    for argument in arguments:
+        given, address = _split(argument)
+        kind, live = _kind(address)
+        if any(source.address == kind for source in sources):
+            raise ValueError(f"{mask(address)} is given twice")
+        name = as_name(given) if given else _name(kind)
+        if given and name in names:
+            raise ValueError(f"two sources are called {name}: give them different names")
+        number, unique = 1, name
+        while unique in names:
+            number += 1
+            unique = f"{name}-{number}"
+        names.add(unique)
+        sources.append(Source(unique, kind, live))
+    return sources
+
+
+def as_name(text: str) -> str:
+    """`text` as a name that every file system and every metric takes, at most 80 letters long."""
+    return re.sub(r"[^\w.-]+", "_", text).strip("_.")[:80] or "camera"
+
+
+def _split(argument: str) -> tuple[str, str]:
+    """Name (may be empty) and address."""
+    found = _NAMED.fullmatch(argument)
+    if found is None or Path(argument).exists():
+        return "", argument
+    return found["name"], found["address"]
+
+
+def _kind(address: str) -> tuple[str | int, bool]:
+    """Address as its type, and whether it is live."""
+    if address.isdecimal() and not Path(address).exists():
+        return int(address), True
+    scheme, separator, rest = address.partition("://")
+    if separator:
+        if scheme.lower() not in SCHEMES or not rest:
+            raise ValueError(
+                f"'{mask(address)}' is no address of a camera: expected one like "
+                f"rtsp://camera/stream, by {', '.join(sorted(SCHEMES))}"
+            )
+        return address, True
+    if address.startswith("/dev/video"):
+        return address, True
+    if not Path(address).is_file():
+        raise ValueError(
+            f"no video file is called '{mask(address)}': give an address (rtsp://…), a file, "
+            "or the index of a camera"
+        )
+    return address, False
+
+
+def _name(address: str | int) -> str:
+    """Name made from an address, without its secrets."""
+    if isinstance(address, int):
+        return f"camera{address}"
+    if "://" not in address:
+        return as_name(Path(address).stem)
+    masked = mask(address).replace(f"{MASK}@", "")
+    parts = urllib.parse.urlsplit(masked)
+    return as_name(f"{parts.netloc}{parts.path}")

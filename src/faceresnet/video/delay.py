@@ -1,0 +1,78 @@
+"""How far a decoder is behind its camera, and when to skip what it cannot keep up with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Protocol
+
+#: A decoder this far behind the camera, for this long, skips to the newest key frame, s.
+BEHIND_S, BEHIND_FOR_S = 1.5, 2.0
+#: So far behind is caught up, s.
+CAUGHT_UP_S = 0.3
+#: Larger steps in a stream's clock are jumps of the clock, s.
+CLOCK_JUMP_S = 5.0
+#: How fast the clocks of camera and computer may drift apart, in parts: 40 times a bad crystal's.
+CLOCK_DRIFT = 0.002
+
+
+class Stamped(Protocol):
+    """What is read of a packet: `av.Packet` has it all."""
+
+    dts: int | None
+    pts: int | None
+
+    @property
+    def time_base(self) -> Fraction | None:
+        """Seconds for each unit of the stamps."""
+
+    @property
+    def is_keyframe(self) -> bool:
+        """Whether it can be decoded without those before it."""
+
+
+class Delay:
+    """How far a decoder is behind its camera, by the clock in the packets.
+
+    The packet that came soonest after its own time sets what "not behind" is. A decoder that stays
+    behind skips packets until it reads the newest ones, then waits for a key frame.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._least: float | None = None
+        self._last: tuple[float, float] | None = None
+        self._behind_since: float | None = None
+        self._skipping = False
+
+    def skip(self, packet: Stamped) -> bool:
+        """Whether to pass over a packet without decoding it."""
+        stamp = packet.dts if packet.dts is not None else packet.pts
+        if stamp is None or packet.time_base is None:
+            return False
+        now_s = self._clock()
+        behind_s = self._measure(float(stamp * packet.time_base), now_s)
+        if self._skipping:
+            self._skipping = behind_s > CAUGHT_UP_S or not packet.is_keyframe
+        elif behind_s < BEHIND_S:
+            self._behind_since = None
+        elif self._behind_since is None:
+            self._behind_since = now_s
+        elif now_s - self._behind_since > BEHIND_FOR_S:
+            self._skipping, self._behind_since = True, None
+        return self._skipping
+
+    def _measure(self, stamp_s: float, now_s: float) -> float:
+        offset = now_s - stamp_s
+        if self._last is not None and self._least is not None:
+            step_s = stamp_s - self._last[0]
+            if -CLOCK_JUMP_S < step_s < CLOCK_JUMP_S + (now_s - self._last[1]):
+                drift_s = CLOCK_DRIFT * max(0.0, now_s - self._last[1])
+                self._least = min(self._least + drift_s, offset)
+            else:
+                self._least = offset
+        else:
+            self._least = offset
+        self._last = stamp_s, now_s
+        return offset - self._least
