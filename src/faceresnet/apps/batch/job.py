@@ -1,0 +1,345 @@
+"""A batch from its listing to its last part, however often it is broken off.
+
+A job's folder holds
+
+    _job.json           what was asked for, and how many photos there are
+    _listing.jsonl.gz   the entries, in order: the one listing of this job
+    part-00000.parquet  the rows of the first shard, and so on
+    _summary.json       counts; written when all parts are there
+
+A shard is done when its part is there: parts are written whole, by one process, under a name that
+follows from the listing. So no row can be missing or twice, and the same command goes on after any
+break.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+from faceresnet.apps.batch import cluster, local
+from faceresnet.apps.batch.listing import (
+    STDIN,
+    Entry,
+    fingerprint,
+    from_json,
+    is_address,
+    list_entries,
+    to_json,
+)
+from faceresnet.apps.batch.options import BatchOptions, Plan, model_identity
+from faceresnet.apps.batch.rows import Counts, count_part, decode, require_pyarrow
+from faceresnet.apps.batch.shards import Part, Shard
+from faceresnet.apps.batch.storage import Storage, open_storage
+from faceresnet.errors import DataError
+from faceresnet.weights import locate, shipped
+
+JOB, LISTING, SUMMARY = "_job.json", "_listing.jsonl.gz", "_summary.json"
+#: Raised when jobs of an older version can no longer be continued.
+FORMAT = 1
+#: Photos in a part, unless the caller says how many, and into how many parts a job falls at least.
+SHARD_SIZES, SHARDS = (16, 1_000), 64
+#: A photo may take this long.
+TIMEOUT_S = 300.0
+ENGINES = ("local", "ray")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a finished job has done.
+
+    Attributes:
+        photos: rows.
+        faces: in all of them.
+        errors: rows with an error.
+        parts: files.
+        photos_now: of the photos, those that this run looked at.
+        seconds: that this run took.
+    """
+
+    photos: int
+    faces: int
+    errors: int
+    parts: int
+    photos_now: int
+    seconds: float
+
+
+class Job:
+    """A batch that was listed, and may be partly or wholly done.
+
+    Attributes:
+        photos: entries of the listing.
+        shard_size: of them in a part; the last may have fewer.
+        done: what is in the parts that are there already.
+    """
+
+    def __init__(self, storage: Storage, options: BatchOptions, facts: dict[str, Any]) -> None:
+        self._storage = storage
+        self._options = options
+        self._facts = facts
+        self.photos: int = facts["photos"]
+        self.shard_size: int = facts["shard_size"]
+        self._finished = self._read_summary()
+        self._there: set[int] = set()
+        self.done = self._finished or self._count_parts()
+
+    @property
+    def parts(self) -> int:
+        """Shards, each of which becomes a part."""
+        return -(-self.photos // self.shard_size)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self._finished is not None
+
+    def part_name(self, number: int) -> str:
+        """Name of the file of a shard."""
+        return f"part-{number:05d}.{self._options.format}"
+
+    def run(
+        self,
+        *,
+        engine: str = "local",
+        workers: int | None = None,
+        timeout_s: float = TIMEOUT_S,
+        ray_address: str | None = None,
+        on_photos: Callable[[int], None] = lambda number: None,
+    ) -> Summary:
+        """Do what is left of the job; nothing if it is finished.
+
+        Args:
+            engine: ``local``, processes on this machine, or ``ray``.
+            workers: processes or actors; by default one for each core, or one (``ray``: one for
+                each) where the model runs on a graphics card.
+            timeout_s: a photo that takes longer ends its worker, as a crash does.
+            ray_address: of the cluster; by default RAY_ADDRESS, or one started for this job.
+            on_photos: called with the number of photos just done, from any thread.
+
+        Raises:
+            ValueError: an argument is out of its range.
+            EngineError: workers cannot start.
+            DataError: the results cannot be written, or the job's files are broken.
+        """
+        if engine not in ENGINES:
+            raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got '{engine}'")
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        if timeout_s <= 0:
+            raise ValueError(f"timeout_s must be above 0, got {timeout_s}")
+        start = time.monotonic()
+        counts, now = self.done, 0
+        if not self.is_finished:
+            for part in self._detect(engine, workers, timeout_s, ray_address, on_photos):
+                with self._storage.writing(self.part_name(part.number)) as file:
+                    file.write(part.content)
+                self._there.add(part.number)
+                counts += part.counts
+                now += part.counts.photos
+            if counts.photos != self.photos:
+                raise DataError(
+                    f"the job's listing names {counts.photos} photos, not {self.photos}: it is "
+                    "broken; start anew in another folder"
+                )
+            with self._storage.writing(SUMMARY) as file:
+                file.write(json.dumps(asdict(counts)).encode())
+            self.done = self._finished = counts
+        seconds = time.monotonic() - start
+        return Summary(counts.photos, counts.faces, counts.errors, self.parts, now, seconds)
+
+    def _detect(
+        self,
+        engine: str,
+        workers: int | None,
+        timeout_s: float,
+        ray_address: str | None,
+        on_photos: Callable[[int], None],
+    ) -> Iterator[Part]:
+        shards, plan = self._pending(), self._plan(engine)
+        if engine == "ray":
+            return cluster.detect_shards(shards, plan, workers, timeout_s, on_photos, ray_address)
+        workers = workers or (local.cores() if self._options.on_cpu else 1)
+        return local.detect_shards(shards, plan, workers, timeout_s, on_photos)
+
+    def _plan(self, engine: str) -> Plan:
+        """What the workers need; those on other machines may not have the model's file."""
+        content = None
+        if engine == "ray" and os.fspath(self._options.model) not in shipped():
+            content = locate(self._options.model).read_bytes()
+        return Plan(self._options, self._facts["model"], self._facts["folder"], content)
+
+    def _pending(self) -> Iterator[Shard]:
+        """Shards without a part, read from the listing as they are needed."""
+        entries = self._entries()
+        number = 0
+        while chunk := list(islice(entries, self.shard_size)):
+            if number not in self._there:
+                yield Shard(number, tuple(map(from_json, chunk)))
+            number += 1
+
+    def _entries(self) -> Iterator[Any]:
+        try:
+            with self._storage.read(LISTING) as file, gzip.open(file) as lines:
+                for line in lines:
+                    yield json.loads(line)
+        except (OSError, EOFError, ValueError) as error:
+            raise DataError(
+                f"the job's {LISTING} is broken ({error}): start anew in another folder"
+            ) from error
+
+    def _read_summary(self) -> Counts | None:
+        if SUMMARY not in self._storage.names():
+            return None
+        with suppress(ValueError, TypeError), self._storage.read(SUMMARY) as file:
+            return Counts(**json.load(file))
+        return None
+
+    def _count_parts(self) -> Counts:
+        """What is in the parts that are there; a part that is broken is made again."""
+        total, names = Counts(), self._storage.names()
+        for number in range(self.parts):
+            if self.part_name(number) not in names:
+                continue
+            with self._storage.read(self.part_name(number)) as file:
+                content = file.read()
+            with suppress(DataError):
+                counts = count_part(content, self._options.format)
+                if counts.photos == min(self.shard_size, self.photos - number * self.shard_size):
+                    self._there.add(number)
+                    total += counts
+        return total
+
+
+def open_job(
+    source: str | os.PathLike[str],
+    storage: Storage,
+    options: BatchOptions,
+    on_listed: Callable[[int], None] = lambda number: None,
+) -> Job:
+    """Go on with the job in a folder, or list the photos and begin one.
+
+    Args:
+        source: as `listing.list_entries`.
+        storage: of the job, locked.
+        options: what decides the rows.
+        on_listed: called with the number of photos listed so far, now and then.
+
+    Raises:
+        DataError: the folder holds another job or other files, or the source is broken.
+        ModelError: there is no such model.
+    """
+    if options.format == "parquet":
+        require_pyarrow("faceresnet batch --format parquet")
+    place = os.fspath(source)
+    model, sha256 = model_identity(options.model)
+    asked = {
+        "format": FORMAT,
+        "source": place if is_address(place) or place == STDIN else os.path.abspath(place),
+        "options": {**options.to_dict(), "model": sha256},
+        "fingerprint": fingerprint(place),
+    }
+    names = storage.names()
+    parts = sorted(name for name in names if name.startswith("part-"))
+    if JOB in names:
+        with storage.read(JOB) as file:
+            facts = _parse(file.read())
+        try:
+            _compare(facts, asked)
+            return Job(storage, options, facts)
+        except DataError:
+            if parts:  # else nothing is lost by beginning anew
+                raise
+    elif parts:
+        raise DataError(f"the folder holds {parts[0]} of something else: choose another")
+    facts = {**asked, "folder": os.getcwd(), "model": model}
+    facts["photos"] = _write_listing(storage, list_entries(place, options.column), on_listed)
+    least, most = SHARD_SIZES
+    automatic = min(most, max(least, -(-facts["photos"] // SHARDS)))
+    facts["shard_size"] = options.shard_size or automatic
+    with storage.writing(JOB) as file:
+        file.write(json.dumps(facts, indent=1).encode())
+    return Job(storage, options, facts)
+
+
+def _write_listing(
+    storage: Storage, entries: Iterator[Entry], on_listed: Callable[[int], None]
+) -> int:
+    """Save the listing; returns how many photos it names."""
+    number = 0
+    with (
+        storage.writing(LISTING) as file,
+        gzip.GzipFile("", "wb", fileobj=file, compresslevel=3, mtime=0) as lines,
+    ):
+        for number, entry in enumerate(entries, start=1):
+            lines.write(json.dumps(to_json(entry)).encode() + b"\n")
+            if number % 1_000 == 0:
+                on_listed(number)
+    on_listed(number)
+    return number
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads(content)
+        if facts["format"] != FORMAT:
+            raise DataError(f"the folder's job was made by another version ({facts['format']})")
+        return facts
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"the folder's {JOB} is broken: start anew in another folder") from error
+
+
+def _compare(facts: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Make sure that the folder's job is the one asked for.
+
+    Raises:
+        DataError: it is another.
+    """
+    if facts["source"] != asked["source"]:
+        raise DataError(
+            f"the folder holds a job for {facts['source']}, not {asked['source']}: choose another"
+        )
+    if facts["fingerprint"] != asked["fingerprint"]:
+        raise DataError(
+            f"{asked['source']} has changed since the folder's job began: choose another folder"
+        )
+    for name, value in asked["options"].items():
+        before = facts["options"].get(name)
+        if before != value:
+            if name == "model":
+                before, value = f"sha256 {before[:12]}", f"sha256 {value[:12]}"
+            raise DataError(
+                f"the folder's job was begun with {name} {before}, not {value}: "
+                "give the same, or choose another folder"
+            )
+
+
+def read_parts(storage: Storage) -> Iterator[dict[str, Any]]:
+    """Rows of a job's parts, in the order of the listing as far as they are done."""
+    for name in sorted(storage.names(), key=lambda name: (len(name), name)):
+        if name.startswith("part-"):
+            with storage.read(name) as file:
+                yield from decode(file.read(), name.rpartition(".")[2])
+
+
+def read_rows(folder: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """Read what a batch has written so far.
+
+    Args:
+        folder: of the job, a path or an address.
+
+    Yields:
+        rows as dictionaries (`rows`), in the order of the listing.
+
+    Raises:
+        DataError: a part is broken.
+        MissingExtraError: Parquet or the store needs a package that is not installed.
+    """
+    return read_parts(open_storage(folder))

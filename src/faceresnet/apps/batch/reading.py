@@ -1,0 +1,173 @@
+"""Getting the bytes of a photo from wherever an entry says it is."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from faceresnet import __version__
+from faceresnet.apps.batch.listing import (
+    Cell,
+    Entry,
+    find_column,
+    is_address,
+    open_file,
+    open_store,
+)
+from faceresnet.errors import DataError, ImageError
+
+#: Local files up to here are read ahead; larger ones are left to the decoder, which needs less.
+AHEAD_BYTES = 32_000_000
+#: Largest photo taken from an address.
+REMOTE_BYTES = 200_000_000
+#: How often something far away is asked for, and the pause before each further time.
+PAUSES_S = (0.0, 0.5, 2.0)
+TIMEOUT_S = 30.0
+#: Rows of a Parquet file held in memory at a time.
+ROWS = 16
+
+
+class Reader:
+    """Reads entries; may be called from several threads.
+
+    Args:
+        folder: that relative paths start from.
+        column: of the Parquet files.
+    """
+
+    def __init__(self, folder: str, column: str | None) -> None:
+        self._folder = folder
+        self._column = column
+        self._cells: _Cells | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, entry: Entry) -> bytes | Path:
+        """Encoded photo, or the path of a large local one.
+
+        Raises:
+            ImageError: it cannot be had.
+        """
+        if isinstance(entry, Cell):
+            with self._lock:
+                value = self._cell(entry)
+            if isinstance(value, bytes):
+                return value
+            if not value:
+                raise ImageError("the cell is empty")
+            entry = value
+        if not is_address(entry):
+            return self._local(os.path.join(self._folder, entry))
+        if entry.lower().startswith("file://"):
+            return self._local(open_store(entry)[1])
+        return _remote(entry)
+
+    def _local(self, path: str) -> bytes | Path:
+        try:
+            if os.stat(path).st_size > AHEAD_BYTES:
+                return Path(path)
+            with open(path, "rb") as file:
+                return file.read()
+        except FileNotFoundError as error:
+            raise ImageError("there is no such file") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ImageError(f"cannot read the file: {reason}") from error
+
+    def _cell(self, cell: Cell) -> bytes | str | None:
+        if self._cells is None or not self._cells.is_ahead(cell):
+            file = cell.file if is_address(cell.file) else os.path.join(self._folder, cell.file)
+            self._cells = _Cells(cell, file, self._column)
+        try:
+            return self._cells.take(cell.row)
+        except (OSError, ValueError, StopIteration, DataError) as error:
+            self._cells = None
+            raise ImageError(f"cannot read the cell: {error or 'there is no such row'}") from error
+
+
+class _Cells:
+    """Cells of a column from one row on, in their order; what lies between is passed over."""
+
+    def __init__(self, first: Cell, path: str, column: str | None) -> None:
+        self._file = first.file
+        self._path = path
+        self._column = column
+        self._next = first.row
+        self._values: Iterator[Any] | None = None
+
+    def is_ahead(self, cell: Cell) -> bool:
+        return cell.file == self._file and cell.row >= self._next
+
+    def take(self, row: int) -> bytes | str | None:
+        if self._values is None:
+            self._values = self._open(row)
+            self._next = row
+        value = next(islice(self._values, row - self._next, None))
+        self._next = row + 1
+        found: bytes | str | None = value
+        if isinstance(value, dict):
+            found = value.get("bytes") or value.get("path")
+        return found
+
+    def _open(self, row: int) -> Iterator[Any]:
+        import pyarrow.parquet as pq
+
+        table = pq.ParquetFile(open_file(self._path))
+        column = find_column(table.schema_arrow, self._column, self._path)
+        groups = list(range(table.metadata.num_row_groups))
+        while groups and row >= (rows := table.metadata.row_group(groups[0]).num_rows):
+            row -= rows
+            del groups[0]
+        batches = table.iter_batches(batch_size=ROWS, row_groups=groups, columns=[column])
+        values = (value for batch in batches for value in batch.column(0).to_pylist())
+        return islice(values, row, None)
+
+
+def _remote(address: str) -> bytes:
+    """Content of an address; what may pass is tried again.
+
+    Raises:
+        ImageError: it cannot be had, or is larger than `REMOTE_BYTES`.
+    """
+    for number, pause_s in enumerate(PAUSES_S, start=1):
+        time.sleep(pause_s)
+        try:
+            content = _download(address)
+            break
+        except Exception as error:  # every store has errors of its own
+            if number == len(PAUSES_S) or _is_final(error):
+                reason = getattr(error, "reason", None) or error or type(error).__name__
+                raise ImageError(f"cannot download it: {reason}") from error
+    if len(content) > REMOTE_BYTES:
+        raise ImageError(f"it is larger than the limit of {REMOTE_BYTES / 1e6:.0f} MB")
+    return content
+
+
+def _download(address: str) -> bytes:
+    if address.lower().startswith(("http://", "https://")):
+        request = urllib.request.Request(
+            address, headers={"User-Agent": f"faceresnet/{__version__}"}
+        )
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+            content: bytes = response.read(REMOTE_BYTES + 1)
+            if response.length and len(content) <= REMOTE_BYTES:
+                raise http.client.IncompleteRead(content, response.length)
+            return content
+    store, path = open_store(address)
+    return bytes(store.cat_file(path, start=0, end=REMOTE_BYTES + 1))
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether asking again cannot help."""
+    if isinstance(error, urllib.error.HTTPError):
+        with error:
+            return error.code < 500 and error.code not in (408, 429)
+    final = FileNotFoundError | PermissionError | IsADirectoryError | ValueError | DataError
+    return isinstance(error, final) or not isinstance(error, OSError | http.client.HTTPException)

@@ -1,0 +1,134 @@
+"""Where a batch puts its files: a folder here, or one in an object store."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
+
+from faceresnet.apps.batch.listing import is_address, open_store
+from faceresnet.atomic import replacing
+from faceresnet.errors import DataError
+
+LOCK = ".lock"
+
+
+class Storage(Protocol):
+    """A folder whose files appear whole."""
+
+    def names(self) -> set[str]:
+        """Names of the files in it; none where it does not exist."""
+
+    def read(self, name: str) -> BinaryIO:
+        """Open a file."""
+
+    def writing(self, name: str) -> Any:
+        """A binary file to write to (context manager); it appears when it is complete."""
+
+    def lock(self) -> Any:
+        """Keep others out while a context lasts, where that can be done."""
+
+
+def open_storage(folder: str | os.PathLike[str]) -> Storage:
+    """The storage of a path or an address.
+
+    Raises:
+        DataError: there is a file of that name, or the store cannot be opened.
+        MissingExtraError: fsspec is not installed.
+    """
+    place = os.fspath(folder)
+    if not is_address(place):
+        return _Local(Path(place))
+    store, path = open_store(place)
+    if place.lower().startswith("file://"):
+        return _Local(Path(path))
+    return _Remote(store, path.rstrip("/"))
+
+
+class _Local:
+    def __init__(self, folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"{folder} is a file: the results need a folder")
+        self._folder = folder
+
+    def names(self) -> set[str]:
+        return {path.name for path in self._folder.iterdir()} if self._folder.is_dir() else set()
+
+    def read(self, name: str) -> BinaryIO:
+        return cast(BinaryIO, (self._folder / name).open("rb"))
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        try:
+            with replacing(self._folder / name) as partial, partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # a name must not outlive a power cut without its content
+        except OSError as error:
+            raise DataError(
+                f"cannot write {self._folder / name}: {error.strerror or error}"
+            ) from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            yield
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            file = (self._folder / LOCK).open("a")
+        except OSError as error:
+            raise DataError(
+                f"cannot write into {self._folder}: {error.strerror or error}"
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise DataError(f"another job is writing into {self._folder}") from error
+            for pattern in (".part-*.part.*", "._*.part.*"):  # left by a job that was killed
+                for left in self._folder.glob(pattern):
+                    with suppress(OSError):
+                        left.unlink()
+            yield
+
+
+class _Remote:
+    """An object store puts an object in its place in one go."""
+
+    def __init__(self, store: Any, path: str) -> None:
+        self._store = store
+        self._path = path
+
+    def names(self) -> set[str]:
+        try:
+            found = self._store.ls(self._path, detail=False, refresh=True)
+        except FileNotFoundError:
+            return set()
+        except Exception as error:  # every store has errors of its own
+            raise DataError(f"cannot list {self._path}: {error}") from error
+        return {path.rstrip("/").rpartition("/")[2] for path in found}
+
+    def read(self, name: str) -> BinaryIO:
+        return cast(BinaryIO, self._store.open(f"{self._path}/{name}", "rb"))
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        with tempfile.TemporaryDirectory(prefix="faceresnet-") as folder:
+            path = Path(folder) / "file"
+            with path.open("wb") as file:
+                yield file
+            try:
+                self._store.makedirs(self._path, exist_ok=True)
+                self._store.put_file(str(path), f"{self._path}/{name}")
+            except Exception as error:  # every store has errors of its own
+                raise DataError(f"cannot write {self._path}/{name}: {error}") from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        yield
