@@ -179,3 +179,44 @@ def test_wider(faces):
     lines = faces.to_wider("0_Parade_1").splitlines()
     assert lines[:3] == ["0_Parade_1", "3", "10.00 20.00 20.00 30.00 0.900000"]
     assert Detections.empty(SIZE).to_wider("x") == "x\n0\n"
+
+
+@pytest.fixture
+def tracked():
+    return Detections(BOXES, SCORES, SIZE, np.array([7, -1, 3]))
+
+
+def test_tracks_follow_their_faces(tracked, faces):
+    assert faces.tracks is None
+    assert tracked[[2, 0]].tracks.tolist() == [3, 7]
+    assert tracked.filter(min_score=0.75).tracks.tolist() == [7, -1]
+    assert tracked[[]].tracks.tolist() == []
+    assert faces[1:].tracks is None
+    with pytest.raises(ValueError, match="read-only"):
+        tracked.tracks[0] = 1
+
+
+def test_tracks_count_in_equality(tracked, faces):
+    assert tracked == Detections(BOXES, SCORES, SIZE, np.array([7, -1, 3]))
+    assert tracked != faces
+    assert tracked != Detections(BOXES, SCORES, SIZE, np.array([7, -1, 4]))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_each_face_needs_a_track():
+    with pytest.raises(ValueError, match="one track for each of 3 boxes"):
+        Detections(BOXES, SCORES, SIZE, np.array([7, 8]))
+
+
+def test_tracks_in_json_and_csv(tracked, faces):
+    assert [face["track"] for face in json.loads(tracked.to_json())["faces"]] == [7, None, 3]
+    rows = list(csv.reader(io.StringIO(tracked.to_csv("a"))))
+    assert rows[0][-1] == "track"
+    assert [row[-1] for row in rows[1:]] == ["7", "", "3"]
+    assert "track" not in faces.to_json() + faces.to_csv()
+
+
+def test_tracks_in_supervision(tracked, faces):
+    pytest.importorskip("supervision")
+    assert tracked.to_supervision().tracker_id.tolist() == [7, -1, 3]
+    assert faces.to_supervision().tracker_id is None

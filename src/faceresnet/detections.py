@@ -35,11 +35,14 @@ class Detections:
         boxes: (M, 4) ``x1 y1 x2 y2`` px, within the image, read-only.
         scores: (M,) 0..1, read-only.
         size: (height, width) px of the image.
+        tracks: (M,) id of the person over the frames of a video, -1 for none (yet), read-only; None
+            where nothing was tracked.
     """
 
     boxes: Float32[np.ndarray, "M 4"]
     scores: Float32[np.ndarray, "M"]
     size: tuple[int, int]
+    tracks: Int64[np.ndarray, "M"] | None = None
 
     def __post_init__(self) -> None:
         boxes = np.array(self.boxes, dtype=np.float32)
@@ -55,6 +58,14 @@ class Detections:
         object.__setattr__(self, "boxes", boxes)
         object.__setattr__(self, "scores", scores)
         object.__setattr__(self, "size", (int(self.size[0]), int(self.size[1])))
+        if self.tracks is not None:
+            tracks = np.array(self.tracks, dtype=np.int64)
+            if tracks.shape != scores.shape:
+                raise ValueError(
+                    f"detections need one track for each of {len(scores)} boxes, got {tracks.shape}"
+                )
+            tracks.setflags(write=False)
+            object.__setattr__(self, "tracks", tracks)
 
     @classmethod
     def empty(cls, size: tuple[int, int]) -> Detections:
@@ -74,7 +85,8 @@ class Detections:
             index = [int(index)]
         if isinstance(index, Sequence) and not len(index):
             index = slice(0, 0)
-        return Detections(self.boxes[index], self.scores[index], self.size)
+        tracks = None if self.tracks is None else self.tracks[index]
+        return Detections(self.boxes[index], self.scores[index], self.size, tracks)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Detections):
@@ -83,9 +95,13 @@ class Detections:
             self.size == other.size
             and np.array_equal(self.boxes, other.boxes)
             and np.array_equal(self.scores, other.scores)
+            and self._track_list() == other._track_list()
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def _track_list(self) -> list[int] | None:
+        return None if self.tracks is None else self.tracks.tolist()
 
     # What users of supervision and ultralytics look for.
 
@@ -171,11 +187,17 @@ class Detections:
             )
 
     def to_dict(self, image: str | None = None) -> dict[str, Any]:
-        """Plain numbers: ``{image, width, height, faces: [{box: [x1, y1, x2, y2], score}]}``."""
-        faces = [
+        """Plain numbers: ``{image, width, height, faces: [{box: [x1, y1, x2, y2], score}]}``.
+
+        Where faces were tracked, each has a ``track``: its id, or None.
+        """
+        faces: list[dict[str, Any]] = [
             {"box": [round(x, 2) for x in box], "score": round(score, 4)}
             for box, score in zip(self.boxes.tolist(), self.scores.tolist(), strict=True)
         ]
+        if self.tracks is not None:
+            for face, track in zip(faces, self.tracks.tolist(), strict=True):
+                face["track"] = track if track >= 0 else None
         named = {} if image is None else {"image": image}
         return {**named, "width": self.size[1], "height": self.size[0], "faces": faces}
 
@@ -184,13 +206,20 @@ class Detections:
         return json.dumps(self.to_dict(image), ensure_ascii=False)
 
     def to_csv(self, image: str = "", *, header: bool = True) -> str:
-        """Write a line ``image,x1,y1,x2,y2,score`` for each face, after a header."""
+        """Write a line ``image,x1,y1,x2,y2,score`` for each face, after a header.
+
+        Where faces were tracked, a column ``track`` follows; it is empty for none.
+        """
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         if header:
-            table.writerow(["image", "x1", "y1", "x2", "y2", "score"])
-        for box, score in self:
-            table.writerow([image, *(f"{x:.2f}" for x in box), f"{score:.4f}"])
+            track = [] if self.tracks is None else ["track"]
+            table.writerow(["image", "x1", "y1", "x2", "y2", "score", *track])
+        for number, (box, score) in enumerate(self):
+            row = [image, *(f"{x:.2f}" for x in box), f"{score:.4f}"]
+            if self.tracks is not None:
+                row.append(str(self.tracks[number]) if self.tracks[number] >= 0 else "")
+            table.writerow(row)
         return text.getvalue()
 
     def to_coco(self, image_id: int = 1, *, first_id: int = 1) -> list[dict[str, Any]]:
@@ -251,4 +280,5 @@ class Detections:
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),
             class_id=self.class_id,
+            tracker_id=None if self.tracks is None else self.tracks.copy(),
         )
