@@ -12,7 +12,7 @@ from __future__ import annotations
 import glob
 import sys
 import urllib.parse
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -147,6 +147,7 @@ class VideoReader:
                 [s for s in self._container.streams.audio if s.codec_context] if sound else []
             )
             self._describe()
+            self._clock = _Clock(self)
             self._frames = self._read()
             self._first: Frame | None = next(self._frames, None)
             if self._first is None:
@@ -209,9 +210,8 @@ class VideoReader:
         return next(self._frames)
 
     def _read(self) -> Generator[Frame]:
-        clock = _Clock(self)
         for index, picture in enumerate(self._pictures()):
-            pts = clock.read(picture)
+            pts = self._clock.read(picture)
             yield Frame(_upright_rgb(picture), float(pts * self.time_base), index, pts)
 
     def _pictures(self) -> Iterator[av.VideoFrame]:
@@ -219,7 +219,7 @@ class VideoReader:
         import av
 
         listed = packets = pictures = unread = failures = 0
-        paired = False
+        paired = damaged = False
         while not self.ended:
             try:
                 for packet in self._container.demux([self._stream, *self.sound_streams]):
@@ -230,6 +230,7 @@ class VideoReader:
                         continue
                     listed += bool(packet.size)
                     packets += bool(packet.size) and not packet.is_discard
+                    damaged = damaged or packet.is_corrupt
                     decoded = self._decode(packet)
                     pictures += len(decoded)
                     paired = paired or any(picture.interlaced_frame for picture in decoded)
@@ -244,10 +245,12 @@ class VideoReader:
                 failures += 1
                 self.ended = failures > PATIENCE
         if "mp4" in self._container.format.name:  # its header lists every frame
-            unread = max(unread, self._stream.frames - listed)
-        if self.broken and not paired:  # what leant on a broken packet is lost in silence
-            self.broken = max(self.broken, packets - pictures)
+            damaged = damaged or listed < self._stream.frames
+            packets += max(0, self._stream.frames - listed)
         self.broken += unread
+        if self.broken or damaged:  # what leant on a broken packet is lost, too
+            undecoded = 0 if paired else packets - pictures
+            self.broken = max(self.broken, undecoded, self._clock.missing())
 
     def _decode(self, packet: av.Packet[Any]) -> list[av.VideoFrame]:
         import av
@@ -268,6 +271,7 @@ class _Clock:
         self._video = video
         self._step = max(1, round(1 / (video.rate * video.time_base)))
         self._last: int | None = None
+        self._steps: Counter[int] = Counter()
         self._zero: int | None = (
             None if video.start_s is None else round(video.start_s / video.time_base)
         )
@@ -290,8 +294,20 @@ class _Clock:
                 pts = self._last + self._step
             else:
                 pts = self._last + 1
+        if self._last is not None:
+            self._steps[pts - self._last] += 1
         self._last = pts
         return pts
+
+    def missing(self) -> int:
+        """How many frames are missing between those that came, if their rate is constant."""
+        if not self._steps:
+            return 0
+        step = self._steps.most_common(1)[0][0]
+        gaps = {length: number for length, number in self._steps.items() if length > 1.5 * step}
+        if sum(gaps.values()) > self._steps.total() / 10:
+            return 0
+        return sum(number * (round(length / step) - 1) for length, number in gaps.items())
 
 
 def _upright_rgb(picture: av.VideoFrame) -> images.Image:
