@@ -16,7 +16,7 @@ LAYERS = [
     {"spec", "detections", "widerface"},
     {"engine", "pyramid", "weights", "video"}
     | {"difficulties", "evaluation", "evaluation_report", "matching", "protocols"}
-    | {"shards", "widerface_download"},
+    | {"relabel", "shards", "widerface_download"},
     {"detector"},
     {"apps", "train", "digits"},
     {"cli", "__main__"},

@@ -19,7 +19,7 @@ import numpy as np
 from faceresnet import images
 from faceresnet.atomic import replacing
 from faceresnet.errors import DataError
-from faceresnet.widerface import Photo
+from faceresnet.widerface import Photo, format_faces
 
 #: Photos held in memory at a time.
 CHUNK = 64
@@ -60,7 +60,7 @@ def pack(
     try:
         with replacing(file) as partial, zipfile.ZipFile(partial, "w") as archive:
             for split, photos in splits.items():
-                lines: list[str] = []
+                lists: list[str] = []
                 taken = {photo.name for photo in photos}
                 for stored in _encoded(islice(everything, len(photos)), max_side, quality):
                     name = stored.name
@@ -68,9 +68,9 @@ def pack(
                         name = _free_name(name, taken)
                         taken.add(name)
                     archive.writestr(f"WIDER_{split}/images/{name}", stored.data)
-                    lines += _labels(name, stored.faces, stored.ignore)
+                    lists.append(format_faces(name, stored.faces, stored.ignore))
                 labels = f"wider_face_split/wider_face_{split}_bbx_gt.txt"
-                archive.writestr(labels, "\n".join(lines) + "\n", zipfile.ZIP_DEFLATED)
+                archive.writestr(labels, "".join(lists), zipfile.ZIP_DEFLATED)
     except OSError as error:
         raise DataError(f"cannot write the shard {file}: {error}") from error
     return file.stat().st_size
@@ -123,12 +123,3 @@ def _free_name(name: str, taken: set[str]) -> str:
     """The name with .webp for its suffix, or after it where another photo is called so."""
     webp = str(PurePosixPath(name).with_suffix(".webp"))
     return webp if webp == name or webp not in taken else f"{name}.webp"
-
-
-def _labels(name: str, faces: np.ndarray, ignore: np.ndarray) -> list[str]:
-    """The lines of one photo in the list of faces, to 1/1,000 px."""
-    lines = [name, str(len(faces))]
-    for (x1, y1, x2, y2), ignored in zip(faces.tolist(), ignore.tolist(), strict=True):
-        box = " ".join(f"{round(value, 3):.9g}" for value in (x1, y1, x2 - x1, y2 - y1))
-        lines.append(f"{box} 0 0 0 {int(ignored)} 0 0")
-    return lines

@@ -311,6 +311,22 @@ def _faces(rows: list[list[float]]) -> tuple[Float32[np.ndarray, "G 4"], Bool[np
     return faces, invalid | (box[:, 2:] <= 0).any(axis=1)
 
 
+def format_labels(photos: Iterable[Photo]) -> str:
+    """Text of a list of faces, as `read_split` reads it."""
+    return "".join(format_faces(photo.name, photo.faces, photo.ignore) for photo in photos)
+
+
+def format_faces(
+    name: str, faces: Float32[np.ndarray, "G 4"], ignore: Bool[np.ndarray, "G"]
+) -> str:
+    """The lines of one photo in the list of faces, to 1/1,000 px."""
+    lines = [name, str(len(faces))]
+    for (x1, y1, x2, y2), ignored in zip(faces.tolist(), ignore.tolist(), strict=True):
+        box = " ".join(f"{round(value, 3):.9g}" for value in (x1, y1, x2 - x1, y2 - y1))
+        lines.append(f"{box} 0 0 0 {int(ignored)} 0 0")
+    return "\n".join(lines) + "\n"
+
+
 @lru_cache(maxsize=8)
 def _open_archive(path: Path, process: int) -> zipfile.ZipFile:
     """Keep an archive open, once for each process: forks must not share a file position."""

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from faceresnet import FaceDetector
+from conftest import blob_image
+from faceresnet import FaceDetector, images
 from faceresnet.cli import main
 from faceresnet.engine import read_spec
 from faceresnet.widerface import read_split
@@ -219,7 +220,45 @@ def test_packing_is_refused_in_one_line(capsys, data, tmp_path, arguments, says)
     assert not list(tmp_path.iterdir())
 
 
+# --- data relabel ---
+
+
+def test_a_model_labels_the_photos_again(capsys, blob_model, tmp_path):
+    """The model made by hand takes red squares for faces; one of two has a box."""
+    root, out = tmp_path / "data", tmp_path / "again"
+    for split in ("train", "val"):
+        pixels = blob_image((128, 192), (40, 60, 18), (140, 60, 42))
+        images.write(pixels, root / f"WIDER_{split}/images/squares/two.png")
+        lists = root / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt"
+        lists.parent.mkdir(exist_ok=True)
+        lists.write_text("squares/two.png\n1\n31 51 18 18\n")
+    printed = succeed(
+        capsys, "data", "relabel", "--data", root, "--out", out, "--model", blob_model
+    )
+    assert "1 faces (0 new), 1 ignored boxes (1 new)" in printed
+    (photo,) = read_split(out, "train")
+    assert photo.ignore.tolist() == [False, True]
+    assert np.allclose(photo.faces[1], (119, 39, 161, 81), atol=8)
+    (photo,) = read_split(out, "val")
+    assert len(photo.faces) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--data", "{data}", "--complete", "none"], "no event of the photos: none"),
+        (["--data", "{data}", "--teach", "2"], "teach must lie in 0..1, got 2.0"),
+        (["--data", "{tmp}"], "holds no training photos"),
+    ],
+)
+def test_relabelling_is_refused_in_one_line(capsys, data, blob_model, tmp_path, arguments, says):
+    given = [argument.format(data=data, tmp=tmp_path) for argument in arguments]
+    out = tmp_path / "again"
+    assert says in refuse(capsys, "data", "relabel", "--model", blob_model, "--out", out, *given)
+    assert not out.exists()
+
+
 def test_help_needs_no_torch(capsys):
-    for command in (["train"], ["export"], ["data", "pack"]):
+    for command in (["train"], ["export"], ["data", "pack"], ["data", "relabel"]):
         assert "Usage" in succeed(capsys, *command, "--help")
     assert "faceresnet.cli.training" in sys.modules

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from faceresnet import __version__
-from faceresnet.cli import detect, digits, evaluate, nn, training
+from faceresnet.cli import anonymise, batch, detect, digits, evaluate, nn, serve, tag, training, watch
 from faceresnet.errors import FaceResNetError
 
 #: Exit status: part of the work failed; the arguments or the state of the world forbid it;
@@ -62,10 +62,16 @@ def _options(
 app.command()(detect.detect)
 app.command()(detect.models)
 app.command()(detect.demo)
+app.command()(serve.serve)
+app.command()(tag.tag)
+app.command()(anonymise.anonymise)
+app.command()(watch.watch)
+app.command()(batch.batch)
 app.command()(evaluate.evaluate)
 app.command()(training.train)
 app.command()(training.export)
 evaluate.data.command()(training.pack)
+evaluate.data.command()(training.relabel)
 evaluate.data.command()(digits.mnist)
 app.add_typer(evaluate.data, name="data")
 app.add_typer(nn.nn, name="nn")

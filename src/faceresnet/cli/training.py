@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from faceresnet.cli.detect import Model, Threads
 from faceresnet.cli.evaluate import find_faces, open_detector
 from faceresnet.cli.progress import progress
 from faceresnet.errors import DataError, MissingExtraError, TrainingError
@@ -208,6 +209,60 @@ def pack(
         splits, out, max_side=max_side, quality=quality, progress=progress("packing", total)
     )
     typer.echo(f"{out}: {total} photos, {size / 1e6:.1f} MB")
+
+
+def relabel(
+    data: Annotated[Path, typer.Option(help="Data set laid out as WIDER FACE.", metavar="DIR")],
+    out: Annotated[
+        Path, typer.Option(help="The new data set: lists, and links to the photos.", metavar="DIR")
+    ],
+    model: Model = "faceresnet-n",
+    teach: Annotated[
+        float, typer.Option(help="Score from which a face in an ignored box becomes a face.")
+    ] = 0.5,
+    ignore: Annotated[
+        float, typer.Option(help="Score from which a face that no box covers is ignored.")
+    ] = 0.3,
+    complete: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Event whose list misses no face: nothing is ignored outside its boxes; may be "
+            "given again.",
+        ),
+    ] = None,
+    threads: Threads = None,
+) -> None:
+    """Let a detector find what the annotators of training photos missed (self-training).
+
+    Validation photos keep their labels.
+    """
+    from faceresnet.detector import FaceDetector
+    from faceresnet.relabel import Doubt, relabel, write_relabelled
+
+    doubt = Doubt(teach, ignore, frozenset(complete or ()))
+    detector = FaceDetector(model, threshold=min(teach, ignore), threads=threads)
+    splits = {split: read(data, split, None, optional=True) for split in ("train", "val")}
+    if unknown := doubt.complete - {photo.event for photo in splits["train"]}:
+        raise ValueError(f"--complete names no event of the photos: {', '.join(sorted(unknown))}")
+
+    def relabelled(split: str) -> Iterable[Photo]:
+        photos = splits[split]
+        if split == "val":
+            return photos
+        looked = progress("looking again", len(photos))(photos)
+        return (relabel(photo, detector(photo.read()), doubt) for photo in looked)
+
+    there = [split for split, photos in splits.items() if photos]
+    if "train" not in there:
+        raise DataError(f"{data} holds no training photos")
+    counts = write_relabelled(data, out, there, relabelled)
+    faces, ignored = counts["train"]
+    before = sum(len(photo.faces) for photo in splits["train"])
+    ignored_before = sum(int(photo.ignore.sum()) for photo in splits["train"])
+    typer.echo(
+        f"{out}: {faces:,} faces ({faces - before + ignored_before:,} new), "
+        f"{ignored:,} ignored boxes ({ignored - ignored_before:,} new)"
+    )
 
 
 def read(

@@ -1,0 +1,135 @@
+"""Self-training: a detector mends the labels of the photos that it learns from.
+
+Annotators leave out faces, and some data sets box whole heads. A detector that learned from such
+photos was taught that those faces are background. Here it looks at the training photos again:
+
+- where it is sure of a face inside an ignored box, as in a head, that becomes a face to learn;
+- where it sees a face that no box covers, that place is ignored from now on: it may be a face.
+
+What annotators drew is kept as it is (compare pseudo-labels: Lee 2013; Xie et al. 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from faceresnet import boxes as boxes_
+from faceresnet.atomic import replacing
+from faceresnet.detections import Detections
+from faceresnet.errors import DataError
+from faceresnet.widerface import Layout, Photo, format_labels
+
+#: A detection that overlaps a box by this IoU is what the box says.
+KNOWN_IOU = 0.3
+#: A detection of which this share lies in an ignored box is part of it.
+INSIDE = 0.6
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """From which scores on a detection changes a label.
+
+    Attributes:
+        teach: least score of a face inside an ignored box that becomes a face.
+        ignore: least score of a detection outside all boxes that becomes an ignored box.
+        complete: events whose lists leave out no face; nothing outside their boxes changes.
+    """
+
+    teach: float = 0.5
+    ignore: float = 0.3
+    complete: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for name in ("teach", "ignore"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
+
+
+def relabel(photo: Photo, found: Detections, doubt: Doubt) -> Photo:
+    """The photo with the boxes it had, and those that a detector adds.
+
+    Args:
+        photo: as annotated.
+        found: in the photo, down to the lower score of `doubt`.
+        doubt: which of them count.
+    """
+    faces = photo.faces[~photo.ignore]
+    new = ~(boxes_.iou(found.boxes, faces) >= KNOWN_IOU).any(axis=1)
+    inside = _inside(found.boxes, photo.faces[photo.ignore])
+    teach = new & inside & (found.scores >= doubt.teach)
+    outside = new & ~inside & (found.scores >= doubt.ignore)
+    if photo.event in doubt.complete:
+        outside[:] = False
+    return replace(
+        photo,
+        faces=np.concatenate([photo.faces, found.boxes[teach], found.boxes[outside]]),
+        ignore=np.concatenate(
+            [photo.ignore, np.zeros(teach.sum(), bool), np.ones(outside.sum(), bool)]
+        ),
+    )
+
+
+def _inside(
+    found: Float32[np.ndarray, "M 4"], ignored: Float32[np.ndarray, "K 4"]
+) -> Bool[np.ndarray, "M"]:
+    """Which boxes lie for the most part in one of the others."""
+    top_left = np.maximum(found[:, None, :2], ignored[None, :, :2])
+    bottom_right = np.minimum(found[:, None, 2:], ignored[None, :, 2:])
+    shared: np.ndarray = np.prod((bottom_right - top_left).clip(min=0), axis=2)
+    mostly: np.ndarray = shared >= INSIDE * boxes_.area(found)[:, None]
+    return mostly.any(axis=1)
+
+
+def write_relabelled(
+    root: Path,
+    out: Path,
+    splits: Collection[str],
+    relabelled: Callable[[str], Iterable[Photo]],
+) -> dict[str, tuple[int, int]]:
+    """Write a data set of the same photos with other lists of faces.
+
+    The photos are not copied: the new folder links to where they lie.
+
+    Args:
+        root: the data set as annotated, a folder.
+        out: the new one; its lists are written anew, its links made where they are missing.
+        splits: which of "train" and "val" `root` has.
+        relabelled: the photos of a split with their new boxes.
+
+    Returns:
+        for each split the number of faces and of ignored boxes.
+
+    Raises:
+        DataError: `root` is a shard, or `out` cannot be written.
+    """
+    if Layout(root, "train").is_shard:
+        raise DataError(f"{root} is a shard: relabel the folder it was packed from, then pack that")
+    counts = {}
+    for split in splits:
+        photos = list(relabelled(split))
+        old, new = Layout(root, split), Layout(out, split)
+        try:
+            with replacing(new.labels) as partial:
+                partial.write_text(format_labels(photos), encoding="utf-8")
+            _link(old.images.parent, new.images.parent)
+            _link(old.images_archive, new.images_archive)
+        except OSError as error:
+            raise DataError(f"cannot write the data set {out}: {error}") from error
+        counts[split] = _count(photos)
+    return counts
+
+
+def _link(old: Path, new: Path) -> None:
+    if old.exists() and not new.exists():
+        new.symlink_to(old.resolve(), target_is_directory=old.is_dir())
+
+
+def _count(photos: Sequence[Photo]) -> tuple[int, int]:
+    """Faces and ignored boxes."""
+    ignored = sum(int(photo.ignore.sum()) for photo in photos)
+    return sum(len(photo.faces) for photo in photos) - ignored, ignored

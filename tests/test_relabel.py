@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+
+from faceresnet import Detections, images
+from faceresnet.errors import DataError
+from faceresnet.relabel import Doubt, relabel, write_relabelled
+from faceresnet.shards import pack
+from faceresnet.widerface import Photo, format_labels, read_split
+
+FACE, HEAD = (10, 10, 30, 34), (50, 10, 90, 60)
+IN_HEAD, ELSEWHERE = (55, 20, 80, 50), (110, 40, 130, 64)
+
+
+def photo(tmp_path, event="crowd"):
+    return Photo(
+        f"{event}/one.png",
+        np.array([FACE, HEAD], np.float32),
+        np.array([False, True]),
+        tmp_path / "one.png",
+    )
+
+
+def found(*scored):
+    boxes = np.array([box for box, _ in scored], np.float32).reshape(-1, 4)
+    return Detections(boxes, np.array([score for _, score in scored], np.float32), (80, 160))
+
+
+def labels(one):
+    return [
+        (tuple(box), bool(ignored))
+        for box, ignored in zip(one.faces.tolist(), one.ignore, strict=True)
+    ]
+
+
+KEPT = [(FACE, False), (HEAD, True)]
+
+
+@pytest.mark.parametrize(
+    ("detection", "added"),
+    [
+        ((FACE, 0.9), []),
+        (((12, 12, 31, 34), 0.9), []),
+        ((IN_HEAD, 0.9), [(IN_HEAD, False)]),
+        ((IN_HEAD, 0.4), []),
+        ((ELSEWHERE, 0.9), [(ELSEWHERE, True)]),
+        ((ELSEWHERE, 0.2), []),
+    ],
+)
+def test_what_a_detection_changes(tmp_path, detection, added):
+    again = relabel(photo(tmp_path), found(detection), Doubt(teach=0.5, ignore=0.3))
+    assert labels(again) == KEPT + added
+
+
+def test_nothing_found_changes_nothing(tmp_path):
+    assert labels(relabel(photo(tmp_path), found(), Doubt())) == KEPT
+
+
+def test_a_complete_list_gets_no_ignored_boxes_but_faces_in_its_heads(tmp_path):
+    doubt = Doubt(complete=frozenset(["heads"]))
+    both = found((IN_HEAD, 0.9), (ELSEWHERE, 0.9))
+    assert labels(relabel(photo(tmp_path, "heads"), both, doubt)) == [*KEPT, (IN_HEAD, False)]
+    assert len(relabel(photo(tmp_path, "other"), both, doubt).faces) == 4
+
+
+@pytest.mark.parametrize("field", ["teach", "ignore"])
+@pytest.mark.parametrize("score", [0, 1.1])
+def test_scores_lie_between_0_and_1(field, score):
+    with pytest.raises(ValueError, match=field):
+        Doubt(**{field: score})
+
+
+@pytest.fixture
+def data(tmp_path):
+    root = tmp_path / "data"
+    for split in ("train", "val"):
+        images.write(np.zeros((80, 160, 3), np.uint8), root / f"WIDER_{split}/images/crowd/one.png")
+        lists = root / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt"
+        lists.parent.mkdir(exist_ok=True)
+        lists.write_text(format_labels([photo(tmp_path)]))
+    return root
+
+
+def test_the_new_data_set_has_the_same_photos_and_new_lists(data, tmp_path):
+    out = tmp_path / "deep" / "again"
+
+    def relabelled(split):
+        for one in read_split(data, split):
+            yield relabel(one, found((IN_HEAD, 0.9), (ELSEWHERE, 0.9)), Doubt())
+
+    for _ in range(2):  # the second time over the first
+        counts = write_relabelled(data, out, ["train"], relabelled)
+        assert counts == {"train": (2, 2)}
+    (again,) = read_split(out, "train")
+    assert labels(again) == [*KEPT, (IN_HEAD, False), (ELSEWHERE, True)]
+    assert np.array_equal(again.read(), read_split(data, "train")[0].read())
+    assert labels(read_split(data, "train")[0]) == KEPT
+
+
+def test_a_shard_is_refused(data, tmp_path):
+    shard = tmp_path / "data.zip"
+    pack({"train": read_split(data, "train")}, shard)
+    with pytest.raises(DataError, match=r"data\.zip is a shard"):
+        write_relabelled(shard, tmp_path / "out", ["train"], lambda split: [])
