@@ -29,9 +29,11 @@ from faceresnet.video.reading import open_video
 
 if TYPE_CHECKING:
     import av
+    from av.container import InputContainer
 
 #: Largest picture that is decoded, px; 8K has 33 million. A broken header may claim anything.
 MAX_PIXELS = 50_000_000
+SILENCE = "no answer in time"
 
 
 @dataclass(frozen=True)
@@ -290,8 +292,7 @@ class Feed:
         """Decode a network stream from now on; raises when it breaks off or falls silent."""
         import av
 
-        timeouts_s = self.options.connect_timeout_s, self.options.read_timeout_s
-        with av.open(address, options=self._ffmpeg_options(address), timeout=timeouts_s) as stream:
+        with self._open(address) as stream:
             if not stream.streams.video:
                 raise VideoError("it sends no video")
             video = stream.streams.video[0]
@@ -307,6 +308,18 @@ class Feed:
                         yield picture
                 if time.monotonic() - last_s > self.options.read_timeout_s:
                     raise VideoError(f"no picture for {self.options.read_timeout_s:g} s")
+
+    def _open(self, address: str) -> InputContainer:
+        import av
+
+        options, start_s = self._ffmpeg_options(address), time.monotonic()
+        timeouts_s = self.options.connect_timeout_s, self.options.read_timeout_s
+        try:
+            return av.open(address, "r", options=options, timeout=timeouts_s)
+        except av.error.InvalidDataError as error:  # rtsp takes a silence for an answer
+            if time.monotonic() - start_s < timeouts_s[0]:
+                raise
+            raise VideoError(SILENCE) from error
 
     def _decode_packet(self, packet: av.Packet[Any]) -> list[av.VideoFrame]:
         """Whole pictures of a packet; what is broken is counted."""
@@ -328,7 +341,8 @@ class Feed:
         """For FFmpeg's demuxer and protocol; those it does not know it leaves alone."""
         scheme = address.partition("://")[0].lower()
         options = {"analyzeduration": "2000000", "fpsprobesize": "0", "max_pixels": str(MAX_PIXELS)}
-        longest_s = max(self.options.connect_timeout_s, self.options.read_timeout_s)
+        # PyAV's time-outs come first, and say what happened; this one is for what they miss.
+        longest_s = 2 * max(self.options.connect_timeout_s, self.options.read_timeout_s)
         if scheme in ("rtsp", "rtsps", "http", "https", "tcp"):
             options["timeout"] = str(round(longest_s * 1e6))
         if scheme in ("rtsp", "rtsps"):
@@ -343,7 +357,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, av.error.InvalidDataError):
         return "it sends no video that can be decoded"
     if isinstance(error, av.error.ExitError | av.error.TimeoutError):
-        return "no answer in time"
+        return SILENCE
     if _refused(error):
         return "it refuses the user name or the password"
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,0 +1,99 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from faceresnet.video.addresses import Source, as_name, mask, parse_sources
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("rtsp://admin:1234@10.0.0.7/stream", "rtsp://***@10.0.0.7/stream"),
+        ("rtsp://admin@10.0.0.7:554/s", "rtsp://***@10.0.0.7:554/s"),
+        ("rtsp://a:p@ss@host/x", "rtsp://***@host/x"),
+        ("rtsp://a:pa/ss@host/x", "rtsp://***@host/x"),
+        ("RTSP://a:b@HOST/x", "RTSP://***@HOST/x"),
+        ("rtsp://[fe80::1]:554/a@2x", "rtsp://[fe80::1]:554/a@2x"),
+        ("rtsp://host:554/a@2x", "rtsp://host:554/a@2x"),
+        ("http://cam/video.cgi?user=joe&pwd=geheim&res=4", None),
+        ("rtsp://cam/user=joe_password=geheim_channel=1.sdp", None),
+        ("cannot open 'rtsp://a:geheim@h/x': no answer", "cannot open 'rtsp://***@h/x': no answer"),
+        ("/videos/clip.mp4", "/videos/clip.mp4"),
+        ("rtsp://h/a then http://u:geheim@k/b", "rtsp://h/a then http://***@k/b"),
+    ],
+)
+def test_secrets_are_masked(text, masked):
+    assert "geheim" not in mask(text)
+    assert "joe&" not in mask(text)
+    if masked is not None:
+        assert mask(text) == masked
+    assert mask(mask(text)) == mask(text)
+
+
+SECRETS = st.text(
+    st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters="'\"<>"),
+    min_size=6,
+)
+
+
+@settings(deadline=None)
+@given(password=SECRETS)
+def test_no_password_of_any_letters_comes_through(password):
+    url = f"rtsp://admin:{password}@127.0.0.1:554/stream"
+    assert password not in mask(f"cannot open '{url}': it is closed").replace("cannot open", "")
+    (source,) = parse_sources([url])
+    assert password not in source.masked
+    assert password not in source.name
+
+
+def test_sources_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my clip.mp4").write_bytes(b"")
+    (tmp_path / "a=b.mp4").write_bytes(b"")
+    sources = parse_sources(
+        [
+            "rtsp://u:p@10.0.0.7:554/live/1?token=x",
+            "front door=rtsp://10.0.0.8/s",
+            "0",
+            "my clip.mp4",
+            "a=b.mp4",
+            "rtsp://v:q@10.0.0.7:554/live/1",
+            "/dev/video1",
+        ]
+    )
+    assert sources == [
+        Source("10.0.0.7_554_live_1", "rtsp://u:p@10.0.0.7:554/live/1?token=x", live=True),
+        Source("front_door", "rtsp://10.0.0.8/s", live=True),
+        Source("camera0", 0, live=True),
+        Source("my_clip", "my clip.mp4", live=False),
+        Source("a_b", "a=b.mp4", live=False),
+        Source("10.0.0.7_554_live_1-2", "rtsp://v:q@10.0.0.7:554/live/1", live=True),
+        Source("video1", "/dev/video1", live=True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gone.mp4"], "no video file is called 'gone.mp4'"),
+        (["ftp://u:geheim@host/x"], r"'ftp://\*\*\*@host/x' is no address of a camera"),
+        (["rtsp://"], "is no address of a camera"),
+        (["rtsp://u:geheim@h/1", "rtsp://u:geheim@h/1"], r"rtsp://\*\*\*@h/1 is given twice"),
+        (["door=rtsp://h/1", "door=rtsp://h/2"], "two sources are called door"),
+        (["."], "no video file"),
+    ],
+)
+def test_what_is_no_source_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        parse_sources(arguments)
+    assert "geheim" not in str(refusal.value)
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_names_are_names_of_files(text):
+    name = as_name(text)
+    assert 0 < len(name) <= 80
+    assert "/" not in name
+    assert "\0" not in name
+    assert not name.startswith(".")
