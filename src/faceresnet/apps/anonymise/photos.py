@@ -1,0 +1,276 @@
+"""Photos with their faces covered and nothing in them that tells who, where or when.
+
+The picture is decoded, turned upright, covered and encoded anew. A new file is made of pixels, the
+colour profile and, in an animation, its timing; no other part of the old one is copied: no Exif,
+GPS, maker notes, thumbnail, XMP, IPTC, comment, text, second picture or depth map.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from faceresnet import boxes as boxes_
+from faceresnet import images
+from faceresnet.apps.anonymise.covering import Covering, cover
+from faceresnet.apps.photo_files import open_photo
+from faceresnet.atomic import replacing
+from faceresnet.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image as PILImage
+
+#: From an image (H, W, 3) uint8 to the boxes (M, 4) px of the faces in it.
+Locate = Callable[[images.Image], Float[np.ndarray, "M 4"]]
+
+#: Formats that Pillow writes as well as it reads them. A multi-picture file becomes a JPEG.
+FORMATS = frozenset(
+    {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP"}
+)
+#: Formats whose frames follow each other in time; the others' are pages.
+ANIMATED = frozenset({"AVIF", "GIF", "PNG", "WEBP"})
+#: Frames of an animation before and after one whose faces are covered in it, too: a face that is
+#: missed in a frame is seldom missed in its neighbours.
+REACH = 3
+#: Overlap from which boxes of the same face in two looks are one.
+SAME_FACE_IOU = 0.5
+#: Quality where the file does not say with which it was encoded, 0..100.
+QUALITY = 95
+#: What of each kind of pixel is neither colour nor grey.
+_ALPHA = frozenset({"LA", "RGBA"})
+
+
+@dataclass(frozen=True)
+class Covered:
+    """What became of a photo.
+
+    Attributes:
+        faces: covered, in all frames.
+        frames: of an animation, pages of a document; 1 for a photo.
+        notes: what of the picture is not as it was, a line each.
+    """
+
+    faces: int
+    frames: int = 1
+    notes: tuple[str, ...] = ()
+
+
+def anonymise_photo(
+    source: Path,
+    target: Path,
+    locate: Locate,
+    covering: Covering,
+    *,
+    max_pixels: int | None = images.MAX_PIXELS,
+) -> Covered:
+    """Write a photo with its faces covered, in the format it has.
+
+    Args:
+        source: the photo; animations and documents of several pages are covered in every frame.
+        target: appears whole or not at all; must not be the photo itself.
+        locate: finds the faces.
+        covering: how they are covered.
+        max_pixels: refuse photos of more pixels, all frames together; None takes any size.
+
+    Raises:
+        ImageError: it cannot be read, or nothing can write its format.
+        ValueError: `target` is the photo.
+    """
+    if target.exists() and target.samefile(source):
+        raise ValueError(f"{target} is the photo itself: choose another place for the result")
+    try:
+        content = source.read_bytes()
+        with open_photo(io.BytesIO(content), max_pixels=max_pixels) as photo:
+            if photo.format not in FORMATS:
+                raise ImageError(
+                    f"it is a {photo.format} file, which cannot be written: convert it to PNG "
+                    "or JPEG first"
+                )
+            pictures, result = _cover_all(photo, locate, covering)
+            options = _options(photo, pictures, lossless=b"VP8L" in content[:4096])
+            with replacing(target) as partial:
+                pictures[0].save(partial, **options)
+    except ImageError as error:
+        raise ImageError(f"{source}: {error}") from error
+    except OSError as error:
+        raise ImageError(f"cannot read {source}: {error.strerror or error}") from error
+    return result
+
+
+def _cover_all(
+    photo: PILImage.Image, locate: Locate, covering: Covering
+) -> tuple[list[PILImage.Image], Covered]:
+    """Every frame that goes into the new file."""
+    frames = getattr(photo, "n_frames", 1)
+    notes = [f"its {frames - 1} further pictures are left out"] if photo.format == "MPO" else []
+    if photo.format == "MPO":
+        frames = 1
+    if any("16" in str(part) and "I;16" not in photo.mode for part in _encoding_of(photo)):
+        notes.append("16 bits a channel became 8")
+    work, found = [], []
+    for number in range(frames):
+        photo.seek(number)
+        frame = _workable(photo, animated=frames > 1 and photo.format in ANIMATED)
+        work.append(frame)
+        found.append(_find(frame, locate))
+    if frames > 1 and photo.format in ANIMATED:
+        found = _spread(found)
+    pictures = [_cover(frame, boxes, covering) for frame, boxes in zip(work, found, strict=True)]
+    return pictures, Covered(sum(map(len, found)), frames, tuple(notes))
+
+
+def _encoding_of(photo: PILImage.Image) -> Iterable[Any]:
+    """What the decoder was told about the layout of the pixels."""
+    for tile in getattr(photo, "tile", ()):
+        arguments = tile[3]
+        yield from arguments if isinstance(arguments, tuple) else (arguments,)
+
+
+def _workable(photo: PILImage.Image, *, animated: bool) -> PILImage.Image:
+    """The frame upright, as pixels that can be averaged, on its own."""
+    from PIL import ImageOps
+
+    photo.load()
+    try:
+        frame = ImageOps.exif_transpose(photo)
+    except Exception:  # a broken tag is no reason to lose the photo
+        frame = photo.copy()
+    if animated or (frame.mode != "LA" and frame.has_transparency_data):
+        return frame.convert("RGBA")
+    if frame.mode in ("L", "LA", "RGB", "CMYK", "I", "F") or frame.mode.startswith("I;16"):
+        return frame
+    return frame.convert("L" if frame.mode == "1" else "RGB")
+
+
+def _find(frame: PILImage.Image, locate: Locate) -> Float[np.ndarray, "M 4"]:
+    """Faces of a frame: over white and, where something is transparent, without regard to that."""
+    image = images.read(_bare(frame), max_pixels=None)
+    found = locate(image)
+    if frame.mode not in _ALPHA:
+        return found
+    opaque = np.ascontiguousarray(np.asarray(frame.convert("RGBA"))[:, :, :3])
+    if np.array_equal(opaque, image):
+        return found
+    hidden = locate(opaque)
+    known = boxes_.iou(hidden, found).max(axis=1, initial=0) >= SAME_FACE_IOU
+    return np.concatenate([found, hidden[~known]])
+
+
+def _bare(frame: PILImage.Image) -> PILImage.Image:
+    """The frame without what it says about itself: it is upright already."""
+    bare = frame.copy()
+    bare.info = {}
+    bare.getexif().clear()
+    return bare
+
+
+def _spread(found: Sequence[Float[np.ndarray, "M 4"]]) -> list[Float[np.ndarray, "M 4"]]:
+    """Boxes of each frame and those of its neighbours that none of its own means."""
+    spread = []
+    for number, own in enumerate(found):
+        boxes = own
+        for other in range(max(0, number - REACH), min(len(found), number + REACH + 1)):
+            theirs = found[other]
+            known = boxes_.iou(theirs, boxes).max(axis=1, initial=0) >= SAME_FACE_IOU
+            boxes = np.concatenate([boxes, theirs[~known]])
+        spread.append(boxes)
+    return spread
+
+
+def _cover(
+    frame: PILImage.Image, boxes: Float[np.ndarray, "M 4"], covering: Covering
+) -> PILImage.Image:
+    """A new picture, of pixels alone."""
+    from PIL import Image as PILImage
+
+    mode = frame.mode
+    pixels = np.array(frame)
+    if mode == "I":
+        pixels = pixels.astype(np.float64)
+    colours = pixels[:, :, :-1] if mode in _ALPHA else pixels
+    covered = np.ascontiguousarray(colours)
+    cover(covered, boxes, covering, black=(0, 0, 0, 255) if mode == "CMYK" else 0)
+    if mode in _ALPHA:
+        covered[pixels[:, :, -1] == 0] = 0  # what nobody sees, nobody can have looked at
+        covered = np.concatenate([covered, pixels[:, :, -1:]], axis=2)
+    if mode == "I":
+        covered = np.rint(covered).astype(np.int32)
+    return PILImage.frombytes(mode, frame.size, _bytes(covered, mode))
+
+
+def _bytes(pixels: Num[np.ndarray, "H W *C"], mode: str) -> bytes:
+    big_endian = mode in ("I;16B",)
+    return pixels.astype(pixels.dtype.newbyteorder(">" if big_endian else "=")).tobytes()
+
+
+def _options(
+    photo: PILImage.Image, pictures: Sequence[PILImage.Image], *, lossless: bool
+) -> dict[str, Any]:
+    """How to encode: as the photo was, as far as it says; `lossless` is for WebP."""
+    format = "JPEG" if photo.format == "MPO" else str(photo.format)
+    options: dict[str, Any] = {"format": format}
+    if len(pictures) > 1:
+        options |= {"save_all": True, "append_images": pictures[1:]}
+        if format in ANIMATED:
+            options |= _timing(photo, format, len(pictures))
+    profile = photo.info.get("icc_profile")
+    if profile and _profile_fits(profile, pictures[0].mode):
+        options["icc_profile"] = profile
+    if format == "JPEG":
+        options |= _jpeg_options(photo)
+    elif format == "WEBP":
+        options |= {"quality": QUALITY, "lossless": lossless}
+    elif format == "AVIF":
+        options |= {"quality": QUALITY}
+    elif format == "TIFF":
+        options |= _tiff_options(photo, pictures)
+    return options
+
+
+def _timing(photo: PILImage.Image, format: str, frames: int) -> dict[str, Any]:
+    """How long frames stand and how often they are repeated."""
+    durations = []
+    for number in range(frames):
+        photo.seek(number)
+        photo.load()
+        durations.append(round(photo.info.get("duration", 100)))
+    timing: dict[str, Any] = {"duration": durations}
+    if "loop" in photo.info and format != "AVIF":
+        timing["loop"] = photo.info["loop"]
+    if format == "GIF":
+        timing["disposal"] = 2  # every frame is a whole picture
+    if format == "PNG":
+        timing["default_image"] = bool(getattr(photo, "default_image", False))
+        timing["duration"] = durations[timing["default_image"] :]
+    return timing
+
+
+def _profile_fits(profile: bytes, mode: str) -> bool:
+    """Whether a colour profile is made for pixels of this mode."""
+    space = {"RGB": b"RGB ", "RGBA": b"RGB ", "CMYK": b"CMYK"}.get(mode, b"GRAY")
+    return profile[16:20] == space
+
+
+def _jpeg_options(photo: PILImage.Image) -> dict[str, Any]:
+    """The photo's own quantisation: what is not covered looks as it did."""
+    from PIL import JpegImagePlugin
+
+    options: dict[str, Any] = {"quality": QUALITY}
+    tables = getattr(photo, "quantization", None)
+    if tables:
+        options = {"qtables": tables, "subsampling": JpegImagePlugin.get_sampling(photo)}
+    return options | {"progressive": bool(photo.info.get("progressive"))}
+
+
+def _tiff_options(photo: PILImage.Image, pictures: Sequence[PILImage.Image]) -> dict[str, Any]:
+    compression = photo.info.get("compression", "raw")
+    if compression == "jpeg" and all(picture.mode in ("L", "RGB") for picture in pictures):
+        return {"compression": "jpeg", "quality": QUALITY}
+    kept = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate")
+    return {"compression": compression if compression in kept else "tiff_adobe_deflate"}

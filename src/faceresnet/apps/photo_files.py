@@ -1,0 +1,59 @@
+"""Photo files opened by Pillow, with this package's limit of pixels instead of Pillow's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
+
+from faceresnet import images
+from faceresnet.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image as PILImage
+
+
+@contextmanager
+def open_photo(
+    source: str | os.PathLike[str] | BinaryIO, *, max_pixels: int | None = images.MAX_PIXELS
+) -> Iterator[PILImage.Image]:
+    """Open a photo without decoding it.
+
+    Args:
+        source: path or binary file.
+        max_pixels: refuse photos of more pixels, all frames together; None opens any size.
+
+    Yields:
+        the Pillow image.
+
+    Raises:
+        ImageError: it cannot be read, or is too large. Inside the ``with`` block as well: decoders
+            raise whatever their format's parser stumbles over.
+    """
+    from PIL import Image as PILImage
+    from PIL import UnidentifiedImageError
+
+    try:
+        # Pillow's own limit is one global for the process: lift it only while the header is read.
+        with images._pillow_limit:
+            theirs, PILImage.MAX_IMAGE_PIXELS = PILImage.MAX_IMAGE_PIXELS, None
+            try:
+                image = PILImage.open(source)
+            finally:
+                PILImage.MAX_IMAGE_PIXELS = theirs
+        with image:
+            pixels = image.width * image.height * getattr(image, "n_frames", 1)
+            if max_pixels is not None and pixels > max_pixels:
+                raise ImageError(
+                    f"it has {pixels:,} pixels in all its frames, more than the limit of "
+                    f"{max_pixels:,}: raise max_pixels (--max-pixels) if you trust the file"
+                )
+            yield image
+    except (ImageError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError("it is no image, or of a format that Pillow does not know") from error
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ImageError(f"it cannot be read: {reason}") from error

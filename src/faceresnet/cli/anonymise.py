@@ -1,0 +1,339 @@
+"""The command that covers faces."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from faceresnet.cli.detect import DETECTOR, Device, Engine, Model, Threads
+from faceresnet.cli.progress import progress
+
+if TYPE_CHECKING:
+    from faceresnet.apps.anonymise import Covering
+    from faceresnet.detector import FaceDetector
+    from faceresnet.video.reading import Frame
+
+VIDEO = "Video"
+
+#: Files that count as videos.
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
+    | {".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
+)
+#: What nobody expects to be covered in a folder of photos.
+IGNORED_SUFFIXES = frozenset({".csv", ".ini", ".json", ".md", ".txt", ".xml", ".xmp"})
+
+
+def anonymise(
+    source: Annotated[list[str], typer.Argument(help="Photos, videos, folders or globs.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder for the results; for one photo or video a file, too."
+        ),
+    ],
+    method: Annotated[
+        str,
+        typer.Option(help="blur, pixelate or box. Only box (black) leaves nothing to guess from."),
+    ] = "blur",
+    margin: Annotated[
+        float, typer.Option(help="By what part of its size a face's box grows at each side.")
+    ] = 0.2,
+    shape: Annotated[str, typer.Option(help="ellipse or rectangle.")] = "ellipse",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out what has a result already.")
+    ] = False,
+    recursive: Annotated[
+        bool, typer.Option("--recursive/--no-recursive", help="Look into folders of folders.")
+    ] = True,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            help="Refuse photos of more pixels, all frames together; 0 allows any.",
+            show_default="200,000,000",
+        ),
+    ] = None,
+    hold: Annotated[
+        float,
+        typer.Option(
+            help="Cover a face this long before it is first seen and after it is last seen, s.",
+            rich_help_panel=VIDEO,
+        ),
+    ] = 0.5,
+    sound: Annotated[
+        bool, typer.Option("--sound/--no-sound", help="Keep it.", rich_help_panel=VIDEO)
+    ] = True,
+    model: Model = "faceresnet-n",
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Least score of a face that is covered, 0..1.",
+            show_default="half the model's own: a missed face is the costly error",
+            rich_help_panel=DETECTOR,
+        ),
+    ] = None,
+    engine: Engine = "openvino",
+    device: Device = "cpu",
+    threads: Threads = None,
+) -> None:
+    """Cover the faces in photos and videos, and leave out all metadata that could identify.
+
+    Results have the names and formats of their sources. No detector finds every face: look at the
+    results before they go out. Files that cannot be read are listed at the end and make the exit
+    status 1.
+    """
+    from faceresnet import images
+    from faceresnet.apps.anonymise import Covering
+    from faceresnet.detector import FaceDetector
+    from faceresnet.errors import ImageError, VideoError
+
+    covering = Covering(method, margin, shape)
+    jobs, ignored = _plan(source, out, recursive=recursive)
+    _refuse_overwriting(jobs)
+    todo = [job for job in jobs if not (resume and job.target.exists())]
+    if any(job.is_video for job in todo):
+        _require_video()
+    detector = FaceDetector(
+        model, threshold=threshold, engine=engine, device=device, threads=threads
+    )
+    limit = images.MAX_PIXELS if max_pixels is None else max_pixels or None
+    report = _Report()
+    failures: list[Exception] = []
+    several = len(todo) > 1 and not any(job.is_video for job in todo)
+    for job in progress("Covering", len(todo))(todo) if several else todo:
+        try:
+            if job.is_video:
+                options = _VideoOptions(hold, sound, threads)
+                report.add(job, *_cover_video(job, detector, covering, options))
+            else:
+                report.add(job, *_cover_photo(job, detector, covering, limit))
+        except (ImageError, VideoError) as error:
+            failures.append(error)
+        except OSError as error:
+            failures.append(ImageError(f"cannot write {job.target}: {error.strerror or error}"))
+    report.print()
+    if skipped := len(jobs) - len(todo):
+        print(f"{skipped} left out by --resume: their results are there", file=sys.stderr)
+    if ignored:
+        named = ", ".join(map(str, ignored[:5])) + (", …" if len(ignored) > 5 else "")
+        print(
+            f"faceresnet: {len(ignored)} files are neither photo nor video and are not in the "
+            f"results: {named}",
+            file=sys.stderr,
+        )
+    for failure in failures:
+        print(f"faceresnet: {failure}", file=sys.stderr)
+    if failures:
+        print(f"faceresnet: {len(failures)} of {len(todo)} not covered", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A file and where its result goes."""
+
+    name: str
+    path: Path
+    target: Path
+
+    @property
+    def is_video(self) -> bool:
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _plan(arguments: Sequence[str], out: Path, *, recursive: bool) -> tuple[list[_Job], list[Path]]:
+    """What to do, and the files in folders that are neither photo nor video.
+
+    Raises:
+        ValueError: nothing to do, or the arguments do not fit together.
+    """
+    found, ignored = _find(arguments, out, recursive)
+    if not found:
+        raise ValueError(f"there is no photo or video in {', '.join(arguments)}")
+    single = len(arguments) == 1 and Path(arguments[0]).is_file()
+    if single and out.suffix and not out.is_dir():
+        path = found[0][0]
+        video = path.suffix.lower() in VIDEO_SUFFIXES
+        if not video and out.suffix.lower() != path.suffix.lower():
+            raise ValueError(
+                f"the result keeps the format of {path}: let --out end in {path.suffix}, or name "
+                "a folder"
+            )
+        return [_Job(str(path), path, out)], ignored
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out needs a folder for this, {out} is a file")
+    taken: set[str] = set()
+    return [
+        _Job(str(path), path, out / _unique(_result_name(place), taken)) for path, place in found
+    ], ignored
+
+
+def _find(
+    arguments: Sequence[str], out: Path, recursive: bool
+) -> tuple[list[tuple[Path, PurePath]], list[Path]]:
+    """Each file once, with its place below its folder; and what was passed over in folders."""
+    import glob
+
+    from faceresnet.cli.sources import SUFFIXES
+
+    found: dict[Path, tuple[Path, PurePath]] = {}
+    ignored = []
+    for argument in arguments:
+        folder = Path(argument)
+        if not folder.is_dir():
+            if "://" in argument or argument == "-":
+                raise ValueError(f"{argument} is no file: download or record it first")
+            matches = [folder]
+            if not folder.exists() and glob.has_magic(argument):
+                matches = sorted(map(Path, glob.glob(argument, recursive=True)))
+                matches = [match for match in matches if match.is_file()]
+                if not matches:
+                    raise ValueError(f"no file matches {argument}")
+            for path in matches:
+                found.setdefault(path.resolve(), (path, PurePath(path.name)))
+            continue
+        for path in _below(folder, out, recursive):
+            if path.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES:
+                found.setdefault(path.resolve(), (path, path.relative_to(folder)))
+            elif path.suffix.lower() not in IGNORED_SUFFIXES:
+                ignored.append(path)
+    return list(found.values()), ignored
+
+
+def _below(folder: Path, out: Path, recursive: bool) -> Iterator[Path]:
+    """Files in a folder that are not hidden, and no results of an earlier run."""
+    results = out.resolve()
+    inside = results != folder.resolve()
+    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        earlier = inside and path.resolve().is_relative_to(results)
+        if path.is_file() and not hidden and not earlier:
+            yield path
+
+
+def _result_name(place: PurePath) -> PurePath:
+    """Name of a result: the source's; videos in containers that are not written become .mp4."""
+    if place.suffix.lower() not in VIDEO_SUFFIXES:
+        return place
+    from faceresnet.video.writing import SUFFIXES
+
+    return place if place.suffix.lower() in SUFFIXES else place.with_suffix(".mp4")
+
+
+def _unique(place: PurePath, taken: set[str]) -> PurePath:
+    """`place`, or with -2, -3, … if another result has it; some file systems ignore case."""
+    candidate, number = place, 1
+    while str(candidate).lower() in taken:
+        number += 1
+        candidate = place.with_stem(f"{place.stem}-{number}")
+    taken.add(str(candidate).lower())
+    return candidate
+
+
+def _refuse_overwriting(jobs: Sequence[_Job]) -> None:
+    """Make sure that no result would replace a source, under whatever name.
+
+    Raises:
+        ValueError: it would.
+    """
+    sources = {}
+    for job in jobs:
+        if job.path.exists():
+            status = job.path.stat()
+            sources[status.st_dev, status.st_ino] = job.path
+    for job in jobs:
+        if job.target.is_dir():
+            raise ValueError(f"{job.target} is a folder: choose another place with --out")
+        if job.target.exists():
+            status = job.target.stat()
+            source = sources.get((status.st_dev, status.st_ino))
+            if source is not None:
+                raise ValueError(
+                    f"{job.target} is the source {source}: choose another place with --out"
+                )
+
+
+def _require_video() -> None:
+    """Make sure that the extra is there, before anything is done."""
+    from importlib.util import find_spec
+
+    from faceresnet.errors import MissingExtraError
+
+    if find_spec("av") is None or find_spec("trackers") is None:
+        raise MissingExtraError("anonymising videos", "video")
+
+
+@dataclass(frozen=True)
+class _VideoOptions:
+    hold_s: float
+    sound: bool
+    threads: int | None
+
+
+def _cover_photo(
+    job: _Job, detector: FaceDetector, covering: Covering, max_pixels: int | None
+) -> tuple[int, int, Sequence[str]]:
+    """Faces, frames, and what is not as it was."""
+    from faceresnet.apps.anonymise import anonymise_photo, locate_with
+
+    covered = anonymise_photo(
+        job.path, job.target, locate_with(detector), covering, max_pixels=max_pixels
+    )
+    return covered.faces, covered.frames, covered.notes
+
+
+def _cover_video(
+    job: _Job, detector: FaceDetector, covering: Covering, options: _VideoOptions
+) -> tuple[int, int, Sequence[str]]:
+    """Faces, frames, and what is not as it was."""
+    from faceresnet.apps.anonymise import least_score
+    from faceresnet.apps.anonymise.filling import Filling
+    from faceresnet.apps.anonymise.video import anonymise_video
+
+    threshold = least_score(detector)
+
+    def watch(title: str, total: int | None, frames: Iterable[Frame]) -> Iterable[Frame]:
+        return progress(f"{title} ({os.path.basename(job.name)})", total or 0)(frames)
+
+    covered = anonymise_video(
+        job.path,
+        job.target,
+        lambda image: detector(image, threshold=threshold),
+        covering,
+        filling=Filling(hold_s=options.hold_s, sure_score=detector.spec.threshold),
+        sound=options.sound,
+        threads=options.threads,
+        watch=watch,
+    )
+    broken = [f"{covered.broken} broken frames are left out"] if covered.broken else []
+    return covered.faces, covered.frames, [*broken, *covered.notes]
+
+
+class _Report:
+    """A row for each file."""
+
+    def __init__(self) -> None:
+        from rich.table import Table
+
+        self._table = Table(box=None, header_style="bold", pad_edge=False)
+        self._table.add_column("file", overflow="fold")
+        for column in ("faces", "frames"):
+            self._table.add_column(column, justify="right", no_wrap=True)
+        self._table.add_column("result", overflow="fold")
+        self._table.add_column("remarks", overflow="fold")
+
+    def add(self, job: _Job, faces: int, frames: int, notes: Sequence[str]) -> None:
+        row = (job.name, str(faces), str(frames), str(job.target), "; ".join(notes))
+        self._table.add_row(*(text.replace("[", r"\[") for text in row))
+
+    def print(self) -> None:
+        from rich.console import Console
+
+        if self._table.row_count:
+            Console().print(self._table)
