@@ -34,6 +34,7 @@ from faceresnet.nn.layers import (
 from faceresnet.nn.losses import cross_entropy, mean_squared_error, one_hot, softmax_cross_entropy
 from faceresnet.nn.optim import SGD, Adam, StepSchedule, he_normal
 from faceresnet.nn.spatial import conv2d, im2row, max_pool2d, row2im
+from faceresnet.nn.winograd import winograd_conv2d
 
 __all__ = [
     "SGD",
@@ -71,4 +72,5 @@ __all__ = [
     "softmax_cross_entropy",
     "tanh",
     "training_step",
+    "winograd_conv2d",
 ]

@@ -13,6 +13,7 @@ from faceresnet.nn import functional, losses, spatial
 from faceresnet.nn.fast_convolution import fast_conv2d
 from faceresnet.nn.gradcheck import GradientError, gradcheck
 from faceresnet.nn.shapes import Array
+from faceresnet.nn.winograd import winograd_conv2d
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def cases(seed: int = 0) -> list[Case]:
     channels = {"gamma": normal(3), "beta": normal(3)}
     known = functional.Statistics(normal(3), rng.uniform(0.5, 2, 3))
     image = {"x": normal((2, 3, 8, 9)), "w": normal((4, 3, 3, 2)), "b": normal(4)}
+    five = {"x": normal((2, 3, 8, 9)), "w": normal((4, 3, 5, 5)), "b": normal(4)}
     large = {"x": normal((8, 16, 20, 20)), "w": normal((16, 16, 5, 5)), "b": normal(16)}
     connected = {"x": normal((5, 6)), "w": normal((6, 4)), "b": normal(4)}
     connected_large = {"x": normal((50, 784)), "w": normal((784, 784)), "b": normal(784)}
@@ -78,6 +80,8 @@ def cases(seed: int = 0) -> list[Case]:
             image,
         ),
         Case("fast_conv2d, large", "20–28", fast_conv2d, large),
+        Case("winograd_conv2d, padding", "20–28", partial(winograd_conv2d, padding=(1, 2)), five),
+        Case("winograd_conv2d, large", "20–28", winograd_conv2d, large),
         Case(
             "max_pool2d",
             "31–36",
