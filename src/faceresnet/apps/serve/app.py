@@ -191,6 +191,7 @@ async def _answered(
     results: asyncio.Future[list[Found | BaseException]] = asyncio.gather(
         *(asyncio.wrap_future(job.future) for job in jobs), return_exceptions=True
     )
+    results.add_done_callback(lambda all_: all_.cancelled() or all_.exception())
     gone: asyncio.Future[None] = asyncio.ensure_future(_disconnected(request))
     try:
         waited: set[asyncio.Future[Any]] = {results, gone}
@@ -295,7 +296,11 @@ def _add_detection(app: FastAPI, service: Service) -> None:
         summary="Find the faces in photos",
         dependencies=[Security(check_key)],
         responses={
-            200: {"model": schema.Found, "description": "Faces of every photo, in their order."},
+            200: {
+                "model": schema.Found,
+                "description": "Faces of every photo, in their order.",
+                "content": {"application/json": {"example": schema.EXAMPLE}},
+            },
             **schema.refusals(
                 *("missing_key", "url_disabled", "address_refused", "upload_timeout"),
                 *("body_too_large", "image_too_large", "too_many_images", "unsupported_type"),
@@ -324,6 +329,8 @@ def _add_detection(app: FastAPI, service: Service) -> None:
 
         curl -F file=@photo.jpg 'http://localhost:8000/v1/detect?threshold=0.3'
         curl -T photo.jpg -X POST -H 'Content-Type: image/jpeg' http://localhost:8000/v1/detect
+
+        Photos of many requests go through the network together, so send several at the same time.
         """
         start = time.perf_counter()
         sides = [side for side in (max_side, service.settings.max_side) if side is not None]
@@ -344,7 +351,10 @@ def _add_detection(app: FastAPI, service: Service) -> None:
         summary="The model and the limits",
         dependencies=[Security(check_key)],
         responses={
-            200: {"model": schema.Models},
+            200: {
+                "model": schema.Models,
+                "description": "What is served, and what a request may hold.",
+            },
             **schema.refusals("missing_key", "not_ready"),
         },
     )

@@ -16,6 +16,7 @@ FILES = {
     "photo.js": "text/javascript",
     "service.js": "text/javascript",
     "webcam.js": "text/javascript",
+    "theme.js": "text/javascript",
     "docs.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }

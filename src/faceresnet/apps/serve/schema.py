@@ -69,8 +69,6 @@ class Timing(BaseModel):
 class Found(BaseModel):
     """Faces of all photos of a request, in their order."""
 
-    model_config = {"json_schema_extra": {"examples": [EXAMPLE]}}
-
     model: str
     threshold: float = Field(description="Least score that is reported.")
     images: list[ImageFaces]
