@@ -22,6 +22,8 @@ from faceresnet import boxes as boxes_
 SAME_FACE_IOU = 0.3
 #: How many frames away.
 NEIGHBOURS = 3
+#: Times are rounded to units of a clock: what differs by less is the same, s.
+CLOCK_S = 0.001
 
 Boxes = Float32[np.ndarray, "M 4"]
 
@@ -84,7 +86,7 @@ def fill(looks: Sequence[Look], filling: Filling) -> list[Boxes]:
     def hold(face: _Found, hold_s: float, step: int) -> None:
         """Let a box stay for a while after (step 1) or before (-1) its frame."""
         grown, other = _grown(face.box, filling.growth), face.frame + step
-        while 0 <= other < len(looks) and abs(times_s[other] - times_s[face.frame]) <= hold_s:
+        while 0 <= other < len(looks) and abs(times_s[other] - times_s[face.frame]) <= hold_s + CLOCK_S:
             filled[other].append(grown)
             other += step
 
@@ -135,12 +137,14 @@ def _chains(looks: Sequence[Look]) -> list[list[_Found]]:
                 chains[identity].append(_Found(number, box, score))
             else:
                 single.append(_Found(number, box, score))
+    taken = {(track, face.frame) for track, chain in chains.items() for face in chain}
     alone = []
     for face in single:
         track = _neighbour(looks, face)
         if track is None:
             alone.append([face])
-        elif all(other.frame != face.frame for other in chains[track]):
+        elif (track, face.frame) not in taken:
+            taken.add((track, face.frame))
             chains[track].append(face)
     return [sorted(chain, key=lambda face: face.frame) for chain in chains.values()] + alone
 

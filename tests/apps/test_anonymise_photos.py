@@ -1,0 +1,326 @@
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageSequence, PngImagePlugin
+
+from conftest import blob_image
+from faceresnet import ImageError
+from faceresnet.apps.anonymise import Covering, anonymise_photo, least_score, locate_with
+
+SQUARE = (60, 50, 40)  # centre x, centre y, side px
+BOX = Covering("box", shape="rectangle")
+
+
+@pytest.fixture
+def locate(blob_detector):
+    return locate_with(blob_detector)
+
+
+def redness(image):
+    """Share of pixels that are a face's still."""
+    pixels = np.asarray(image.convert("RGB")).astype(int)
+    return float((pixels[:, :, 0] - pixels[:, :, 1:].max(axis=2) > 100).mean())
+
+
+@pytest.fixture
+def run(tmp_path, locate):
+    """Save a picture, anonymise the file, and open the result."""
+    opened = []
+
+    def run(picture, name, covering=BOX, **options):
+        source, target = tmp_path / name, tmp_path / "out" / name
+        picture.save(source, **options)
+        result = anonymise_photo(source, target, locate, covering)
+        opened.append(Image.open(target))
+        return result, opened[-1]
+
+    yield run
+    for image in opened:
+        image.close()
+
+
+@pytest.mark.parametrize(
+    "suffix", ["jpg", "png", "webp", "tif", "bmp", "tga", "ppm", "jp2", "avif"]
+)
+@pytest.mark.parametrize("method", ["blur", "pixelate", "box"])
+def test_every_format_stays_and_is_covered(run, suffix, method):
+    picture = Image.fromarray(blob_image((96, 128), SQUARE))
+    result, image = run(picture, f"photo.{suffix}", Covering(method))
+    with image:
+        assert result.faces == 1
+        assert image.size == (128, 96)
+        assert image.format == Image.registered_extensions()[f".{suffix}"]
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+        assert np.abs(pixels[:8] - 127).max() <= 4, "what is no face looks as it did"
+        if method == "box":
+            assert redness(image) == 0
+            assert pixels[50, 60].max() < 10
+
+
+def make_exif():
+    """Camera, place, owner and a thumbnail that shows the face."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x013B], exif[0x0112] = "Canon", "Anna Example", 6
+    exif.get_ifd(0x8825).update({1: "N", 2: (52.0, 31.0, 12.0), 3: "E", 4: (13.0, 24.0, 0.0)})
+    exif.get_ifd(0x8769).update({0x9286: b"ASCII\0\0\0at home", 0x927C: b"maker note of Anna"})
+    return exif
+
+
+SECRETS = (
+    b"Anna",
+    b"Canon",
+    b"GPS",
+    b"maker note",
+    b"at home",
+    b"Exif",
+    b"http://ns.adobe.com",
+    b"8BIM",
+)
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a>http://ns.adobe.com/ Anna</a></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "avif"])
+def test_metadata_is_gone_and_the_rotation_is_applied(run, tmp_path, suffix):
+    picture = Image.fromarray(blob_image((96, 128), SQUARE))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    options = {"exif": make_exif(), "icc_profile": profile}
+    if suffix == "jpg":
+        options |= {"comment": b"Anna's birthday", "xmp": XMP}
+    if suffix == "png":
+        text = PngImagePlugin.PngInfo()
+        text.add_text("Author", "Anna")
+        text.add_itxt("XML:com.adobe.xmp", XMP.decode())
+        options["pnginfo"] = text
+    if suffix in ("webp", "avif"):
+        options["xmp"] = XMP
+    _, image = run(picture, f"photo.{suffix}", **options)
+    before = (tmp_path / f"photo.{suffix}").read_bytes()
+    after = (tmp_path / "out" / f"photo.{suffix}").read_bytes()
+    assert any(secret in before for secret in SECRETS)
+    assert not [secret for secret in SECRETS if secret in after]
+    with image:
+        assert image.size == (96, 128), "turned"
+        assert not set(image.getexif()) & {0x010F, 0x013B, 0x0112, 0x8825, 0x8769, 0x02BC}
+        assert "xmp" not in image.info
+        assert "comment" not in image.info
+        assert image.info["icc_profile"] == profile
+        turned = np.asarray(image.convert("RGB"))
+        assert turned[60, 96 - 50].max() < 30, "the black box is where the face is now"
+
+
+def test_what_follows_a_photo_in_its_file_is_gone(run, tmp_path, locate):
+    """Second pictures, depth maps and gain maps show the face, too."""
+    source = tmp_path / "phone.jpg"
+    picture = Image.fromarray(blob_image((96, 128), SQUARE))
+    picture.save(source, save_all=True, append_images=[picture], format="MPO")
+    with Image.open(source) as before:
+        assert before.format == "MPO"
+    with source.open("ab") as file:
+        file.write(b"SEFT trailer of Anna's phone")
+    result = anonymise_photo(source, tmp_path / "out.jpg", locate, BOX)
+    assert result.notes == ("its 1 further pictures are left out",)
+    after = (tmp_path / "out.jpg").read_bytes()
+    assert after.count(b"\xff\xd8\xff") == 1
+    assert after.endswith(b"\xff\xd9")
+    with Image.open(tmp_path / "out.jpg") as image:
+        assert (image.format, redness(image)) == ("JPEG", 0)
+
+
+def test_jpeg_keeps_its_quality(run, tmp_path):
+    y, x = np.mgrid[:256, :256]
+    waves = [127 + 90 * np.sin(x / 9 + shift) * np.cos(y / 7) for shift in (0, 1, 2)]
+    picture = Image.fromarray(np.stack(waves, axis=2).astype(np.uint8))
+    for quality, subsampling in ((98, 0), (60, 2)):
+        _, image = run(picture, "photo.jpg", quality=quality, subsampling=subsampling)
+        sizes = [(tmp_path / place / "photo.jpg").stat().st_size for place in ("", "out")]
+        assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
+        with Image.open(tmp_path / "photo.jpg") as before, image:
+            assert image.quantization == before.quantization
+            difference = np.asarray(image).astype(int) - np.asarray(before)
+            assert np.abs(difference).mean() < 1.5
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA", "P", "CMYK", "YCbCr", "RGBA", "I;16"])
+def test_kinds_of_pixels(run, tmp_path, mode, monkeypatch):
+    """Greys hold no red square: the detector is told where the face is."""
+    picture = Image.fromarray(blob_image((96, 128), SQUARE))
+    suffix = "jpg" if mode in ("CMYK", "YCbCr") else "tif" if mode == "1" else "png"
+    picture = (
+        Image.fromarray((np.asarray(picture.convert("L")).astype(np.uint16) + 1) * 250)
+        if mode == "I;16"
+        else picture.convert(mode)
+    )
+    source = tmp_path / f"photo.{suffix}"
+    picture.save(source)
+    box = np.array([[40, 30, 80, 70]], np.float32)
+    anonymise_photo(source, tmp_path / f"o.{suffix}", lambda image: box, BOX)
+    with Image.open(source) as before, Image.open(tmp_path / f"o.{suffix}") as after:
+        assert after.mode == {"1": "L", "P": "RGB", "YCbCr": "RGB"}.get(mode, before.mode)
+        values = np.asarray(after.convert("RGB"))
+        assert values[35:65, 45:75].max() < 12
+        if mode == "I;16":
+            assert np.asarray(after)[5, 5] == np.asarray(before)[5, 5] == 128 * 250
+        assert abs(values[5, 5].astype(int) - np.asarray(before.convert("RGB"))[5, 5]).max() <= 3
+
+
+def test_sixteen_bits_of_colour_become_eight_and_that_is_said(tmp_path, locate):
+    cv2 = pytest.importorskip("cv2")
+    deep = blob_image((96, 128), SQUARE)[:, :, ::-1].astype(np.uint16) * 257
+    assert cv2.imwrite(str(tmp_path / "deep.png"), deep)
+    result = anonymise_photo(tmp_path / "deep.png", tmp_path / "o.png", locate, BOX)
+    assert result.notes == ("16 bits a channel became 8",)
+    with Image.open(tmp_path / "o.png") as image:
+        assert redness(image) == 0
+
+
+def test_a_face_that_transparency_hides_is_covered(run):
+    """Pixels that are not seen are still in the file."""
+    pixels = np.dstack([blob_image((96, 128), SQUARE), np.full((96, 128), 255, np.uint8)])
+    for alpha in (0, 8, 128):
+        pixels[20:80, 30:90, 3] = alpha
+        result, image = run(Image.fromarray(pixels), "photo.png")
+        with image:
+            values = np.asarray(image)
+            assert redness(Image.fromarray(values[:, :, :3])) == 0
+            np.testing.assert_array_equal(values[:, :, 3], pixels[:, :, 3])
+            assert result.faces == 1
+    palette = Image.fromarray(blob_image((96, 128), SQUARE)).quantize(4)
+    red = palette.getpixel((60, 50))
+    _, image = run(palette, "palette.png", transparency=red)
+    with image:
+        assert redness(Image.fromarray(np.asarray(image.convert("RGBA"))[:, :, :3])) == 0
+
+
+def frames_of(path):
+    with Image.open(path) as image:
+        return [
+            (frame.convert("RGBA"), frame.info.get("duration"))
+            for frame in ImageSequence.Iterator(image)
+        ]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_every_frame_of_an_animation_is_covered(run, tmp_path, suffix):
+    frames = [Image.fromarray(blob_image((96, 128), (40 + 6 * n, 50, 40))) for n in range(6)]
+    for number, frame in enumerate(frames):  # frames that are the same would be joined
+        frame.paste((0, 0, 255), (8 * number, 0, 8 * number + 8, 8))
+    result, image = run(
+        frames[0],
+        f"film.{suffix}",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[80, 120, 80, 80, 80, 200],
+        loop=3,
+    )
+    with image:
+        assert image.info["loop"] == 3
+    after = frames_of(tmp_path / "out" / f"film.{suffix}")
+    assert [duration for _, duration in after] == [80, 120, 80, 80, 80, 200]
+    assert [redness(frame) for frame, _ in after] == [0] * 6
+    assert result.frames == 6
+
+
+def test_a_frame_in_which_the_face_is_missed_is_covered_by_its_neighbours(tmp_path):
+    frames = [Image.fromarray(blob_image((96, 128), SQUARE)) for n in range(6)]
+    for number, frame in enumerate(frames):
+        frame.putpixel((number, 0), (0, 0, 255))
+    source = tmp_path / "film.webp"
+    frames[0].save(source, save_all=True, append_images=frames[1:], duration=100, lossless=True)
+    seen = iter([True, False, False, True, False, False])
+
+    def locate(image):
+        return np.array([[40, 30, 80, 70]] if next(seen) else np.zeros((0, 4)), np.float32)
+
+    result = anonymise_photo(source, tmp_path / "o.webp", locate, BOX)
+    after = frames_of(tmp_path / "o.webp")
+    assert len(after) == 6
+    assert [redness(frame) for frame, _ in after] == [0] * 6
+    assert result.faces == 6
+
+
+def test_every_page_of_a_document_is_covered(run, tmp_path):
+    pages = [
+        Image.fromarray(blob_image((96, 128), SQUARE)),
+        Image.fromarray(blob_image((150, 100), (50, 80, 60))),
+        Image.fromarray(blob_image((96, 128))).convert("L"),
+    ]
+    result, _ = run(
+        pages[0], "scan.tif", save_all=True, append_images=pages[1:], compression="tiff_lzw"
+    )
+    after = frames_of(tmp_path / "out" / "scan.tif")
+    assert (result.frames, result.faces) == (3, 2)
+    assert [page.size for page, _ in after] == [(128, 96), (100, 150), (128, 96)]
+    assert [redness(page) for page, _ in after] == [0] * 3
+
+
+def test_what_cannot_be_done_is_said_and_leaves_nothing_behind(tmp_path, locate):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
+    picture = Image.fromarray(blob_image((96, 128), SQUARE))
+    picture.save(tmp_path / "cut.png")
+    content = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    picture.save(tmp_path / "icon.ico")
+    for name, message in {
+        "broken.jpg": "broken.jpg: it",
+        "cut.png": "cut.png: it cannot be read",
+        "icon.ico": "which cannot be written: convert it",
+        "gone.png": "cannot read .*gone.png: No such file",
+    }.items():
+        with pytest.raises(ImageError, match=message):
+            anonymise_photo(tmp_path / name, tmp_path / "out" / name, locate, Covering())
+    picture.save(tmp_path / "film.gif", save_all=True, append_images=[picture.rotate(90)] * 9)
+    with pytest.raises(ImageError, match="pixels in all its frames, more than the limit of 20,000"):
+        anonymise_photo(
+            tmp_path / "film.gif", tmp_path / "out/f.gif", locate, Covering(), max_pixels=20_000
+        )
+    assert not (tmp_path / "out").exists() or not os.listdir(tmp_path / "out")
+
+
+def test_the_photo_itself_is_never_the_target(tmp_path, locate):
+    picture = Image.fromarray(blob_image((96, 128), SQUARE))
+    picture.save(tmp_path / "photo.png")
+    content = (tmp_path / "photo.png").read_bytes()
+    os.symlink(tmp_path / "photo.png", tmp_path / "link.png")
+    os.link(tmp_path / "photo.png", tmp_path / "hard.png")
+    for target in ("photo.png", "link.png", "hard.png"):
+        with pytest.raises(ValueError, match="is the photo itself"):
+            anonymise_photo(tmp_path / "photo.png", tmp_path / target, locate, Covering())
+    assert (tmp_path / "photo.png").read_bytes() == content
+
+
+def test_the_least_score_is_half_the_models_unless_given(blob_model, blob_detector):
+    from faceresnet import FaceDetector
+
+    assert least_score(blob_detector) == 0.25
+    assert least_score(FaceDetector(blob_model, threshold=0.7, threads=1)) == 0.7
+
+
+def test_a_real_photo_is_recognised_no_more(tmp_path):
+    """The astronaut and a crowd: the detector itself finds next to nothing afterwards."""
+    pytest.importorskip("skimage")
+    from faceresnet import FaceDetector, images
+    from faceresnet.apps.demo import make_crowd
+
+    crowd, in_picture = make_crowd()
+    images.write(crowd, tmp_path / "crowd.png")
+    detector = FaceDetector(threads=1)
+    result = anonymise_photo(tmp_path / "crowd.png", tmp_path / "o.png", locate_with(detector), BOX)
+    assert result.faces >= 0.9 * in_picture
+    found = detector(tmp_path / "crowd.png")
+    pixels = images.read(tmp_path / "o.png")
+    for x1, y1, x2, y2 in found.boxes.astype(int).tolist():
+        centre = pixels[(y1 + y2) // 2, (x1 + x2) // 2]
+        assert centre.max() == 0
+
+
+def test_encoded_pixels_are_all_there_is(run, tmp_path):
+    """A PNG without faces: header, profile and pixels, nothing more."""
+    picture = Image.fromarray(blob_image((32, 32)))
+    run(picture, "photo.png", dpi=(300, 300), exif=make_exif())
+    data, kinds = io.BytesIO((tmp_path / "out/photo.png").read_bytes()[8:]), []
+    while length := data.read(4):
+        kinds.append(data.read(4))
+        data.read(int.from_bytes(length, "big") + 4)
+    assert kinds == [b"IHDR", b"IDAT", b"IEND"]
