@@ -118,18 +118,21 @@ class _Camera:
         self.error: str | None = None
         self.last_arrival_s = time.monotonic()
         self._period_s = 1 / max_fps if max_fps else 0.0
-        self._due_s = float("-inf")
+        self._due_s: float | None = None
 
     def take(self) -> LiveFrame | None:
         """The newest frame, if there is one and it is time to look."""
-        if self.live and time.monotonic() < self._due_s:
+        due_s = float("-inf") if self._due_s is None else self._due_s
+        if self.live and time.monotonic() < due_s:
             return None
         frame = self.feed.take()
         if frame is None:
             return None
-        if not self.live and frame.time_s < self._due_s - 1e-3:
+        if not self.live and frame.time_s < due_s - 1e-3:
             return None  # all frames of a file come by; those too early are passed over
         now_s = time.monotonic() if self.live else frame.time_s
+        if self._due_s is None:
+            self._due_s = now_s
         self._due_s = max(self._due_s + self._period_s, now_s + self._period_s / 2)
         self.last_arrival_s = frame.arrived_s
         return frame

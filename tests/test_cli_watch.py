@@ -1,0 +1,268 @@
+import contextlib
+import http.server
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import av
+import pytest
+
+from cameras import BadServer, RtspCamera, blob_clip, wait_for
+from conftest import blob_image
+from faceresnet.cli import main
+
+SCRIPT = [[(48, 48, 28)] * (5 <= n < 25) for n in range(50)]
+
+
+@pytest.fixture
+def clip(tmp_path, monkeypatch):
+    """A clip with someone in it from 0.5 to 2.5 s; the current folder."""
+    monkeypatch.chdir(tmp_path)
+    return blob_clip(Path("clip.mp4"), SCRIPT)
+
+
+@pytest.fixture
+def run(blob_model, capsys):
+    """Run the command; gives exit status, standard output and standard error."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main(["watch", *map(str, arguments), "--model", str(blob_model), "--threads", "1"])
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def begin(blob_model, tmp_path):
+    """Start the command as a process of its own."""
+    processes = []
+
+    def begin(*arguments):
+        command = [sys.executable, "-m", "faceresnet", "watch", *map(str, arguments)]
+        command += ["--model", str(blob_model), "--threads", "1"]
+        with (tmp_path / "out.txt").open("w") as out, (tmp_path / "err.txt").open("w") as err:
+            process = subprocess.Popen(command, stdout=out, stderr=err, cwd=tmp_path)
+        processes.append(process)
+        return process
+
+    yield begin
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
+
+
+def test_a_file_gives_sentences(clip, run):
+    status, out, err = run("clip.mp4")
+    assert status == 0
+    assert [line.split("  ", 1)[1] for line in out.splitlines()] == [
+        "clip  face 1 enters (1.00)",
+        "clip  0 → 1 faces",
+        "clip  face 1 leaves (after 1.8 s)",
+        "clip  1 → 0 faces",
+    ]
+    assert err == ""
+
+
+def test_json_on_standard_output_is_nothing_else(clip, run):
+    status, out, _ = run("hall=clip.mp4", "--jsonl", "-", "--save-events", "events")
+    assert status == 0
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["event"] for line in lines] == [
+        "face_entered",
+        "count_changed",
+        "face_left",
+        "count_changed",
+    ]
+    day = Path("events/hall") / lines[0]["time"][:10]
+    assert (day / "events.jsonl").read_text().splitlines() == out.splitlines()
+    assert (Path("events") / lines[0]["crop"]).is_file()
+    assert {line["camera"] for line in lines} == {"hall"}
+
+
+def test_quiet_says_nothing(clip, run):
+    assert run("clip.mp4", "--quiet") == (0, "", "")
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_done(clip, run):
+    Path("no.mp4").write_bytes(b"no video")
+    status, out, err = run("no.mp4", "clip.mp4")
+    assert status == 1
+    assert "face 1 leaves" in out
+    assert "no.mp4" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "source"),
+        (["gone.mp4"], "no video file is called"),
+        (["ftp://joe:geheim@host/x"], "is no address of a camera"),
+        (["rtsp://joe:geheim@h/x", "rtsp://joe:geheim@h/x"], "given twice"),
+        (["clip.mp4", "--threshold", "2"], "threshold must lie in 0..1"),
+        (["clip.mp4", "--every", "0"], "every must be positive"),
+        (["clip.mp4", "--max-fps", "-1"], "max_fps must be positive"),
+        (["clip.mp4", "--for", "0"], "must be positive"),
+        (["clip.mp4", "--webhook", "ftp://joe:geheim@h/"], "no address of a webhook"),
+        (["clip.mp4", "--metrics", "high"], "PORT or HOST:PORT"),
+        (["clip.mp4", "--transport", "smoke"], "tcp or udp"),
+        (["clip.mp4", "--timeout-s", "0"], "must be positive"),
+        (["clip.mp4", "--enter-s", "-1"], "negative"),
+        (["clip.mp4", "--save-events", "clip.mp4"], "cannot make the folder"),
+        (["clip.mp4", "--jsonl", "."], "cannot write"),
+        (["clip.mp4", "--model", "nothing"], "no model is called"),
+        (["clip.mp4", "--tresholt", "1"], "--tresholt"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(clip, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        main(["watch", *arguments])
+    captured = capsys.readouterr()
+    assert stop.value.code == 2
+    assert captured.out == ""
+    assert message.lower() in captured.err.lower()
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("faceresnet: ")
+    assert "geheim" not in captured.err
+
+
+def test_a_signal_ends_it_though_a_camera_hangs(begin, tmp_path):
+    with BadServer(None) as server:
+        url = f"rtsp://joe:geheim@127.0.0.1:{server.port}/x"
+        process = begin(url, "--timeout-s", 300, "--jsonl", "e.jsonl")
+        wait_for(lambda: server.connections == 1, 60)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, "the camera's time-out is five minutes"
+    assert (tmp_path / "err.txt").read_text() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_and_events_are_complete(begin, tmp_path, number):
+    with RtspCamera(codec="h264", user="joe", password="geheim") as camera:
+        process = begin(camera.url("joe:geheim@"), "--jsonl", "e.jsonl", "--save-events", "out")
+        wait_for(lambda: "enters" in (tmp_path / "out.txt").read_text(), 60)
+        process.send_signal(number)
+        assert process.wait(60) == 0
+    name = f"127.0.0.1_{camera.port}_camera"
+    assert (tmp_path / "err.txt").read_text() == f"faceresnet: {name} is up\n"
+    lines = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == [
+        "camera_up",
+        "face_entered",
+        "count_changed",
+        "face_left",
+        "count_changed",
+    ]
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) == 5
+    assert not any(b"geheim" in path.read_bytes() for path in written)
+
+
+class Hoop:
+    """An HTTP camera that sends a clip over and over, and hangs up after every `laps`."""
+
+    def __init__(self, content: bytes, laps: int) -> None:
+        hoop = self
+        self.connections = 0
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                hoop.connections += 1
+                self.send_response(200)
+                self.send_header("Content-Type", "video/mp2t")
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    for _ in range(laps):
+                        self.wfile.write(content)
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *args):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}/"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+def transport_stream(path: Path, frames: int) -> bytes:
+    """A clip as cameras send it: faces come and go every two seconds."""
+    with av.open(str(path), "w", format="mpegts") as container:
+        video = container.add_stream("libx264", rate=25, width=128, height=96)
+        video.pix_fmt = "yuv420p"
+        video.gop_size = 25
+        video.options = {"preset": "ultrafast", "tune": "zerolatency"}
+        for n in range(frames):
+            here = [(30 + n % 7, 48, 28)] * (n // 50 % 2) + [(90, 48, 42)] * (n // 80 % 2)
+            frame = av.VideoFrame.from_ndarray(blob_image((96, 128), *here), format="rgb24")
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+    return path.read_bytes()
+
+
+def rss_mb(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_memory_stays_flat_over_20_000_frames(begin, tmp_path, monkeypatch):
+    """The real process, everything switched on, its camera hanging up again and again."""
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    camera = Hoop(transport_stream(tmp_path / "clip.ts", 400), laps=6)
+    outlets = ["--jsonl", "e.jsonl", "--save-events", "out", "--webhook", camera.url]
+    process = begin(
+        camera.url, *outlets, "--metrics", port, "--longest-pause-s", 0.1, "--leave-s", 0.1,
+        "--enter-s", 0.05,
+    )  # fmt: skip
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    used = {}
+
+    def looks():
+        assert process.poll() is None, (tmp_path / "err.txt").read_text()
+        with (
+            contextlib.suppress(OSError),
+            opener.open(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer,
+        ):
+            found = re.search(r"frames_analysed_total\S* (\S+)", answer.read().decode())
+            done = int(float(found[1])) if found else 0
+            used.setdefault(done // 1000, rss_mb(process.pid))
+            return done
+        return 0
+
+    while looks() < 24_000:
+        time.sleep(0.2)
+    print({f"{1000 * n} frames": f"{mb:.1f} MB" for n, mb in used.items()})
+    print(f"{camera.connections} connections")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    events = (tmp_path / "e.jsonl").read_text().count("\n")
+    print(f"{events} events")
+    camera.close()
+    assert camera.connections > 5
+    assert events > 100
+    assert used[max(used)] - used[4] < 6
