@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import http.client
 import os
+import stat
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,10 @@ class Reader:
 
     def _local(self, path: str) -> bytes | Path:
         try:
-            if os.stat(path).st_size > AHEAD_BYTES:
+            facts = os.stat(path)
+            if not stat.S_ISREG(facts.st_mode):  # a pipe or a device may never end
+                raise ImageError("it is no file")
+            if facts.st_size > AHEAD_BYTES:
                 return Path(path)
             with open(path, "rb") as file:
                 return file.read()
@@ -83,13 +87,24 @@ class Reader:
 
     def _cell(self, cell: Cell) -> bytes | str | None:
         if self._cells is None or not self._cells.is_ahead(cell):
+            self._forget()
             file = cell.file if is_address(cell.file) else os.path.join(self._folder, cell.file)
             self._cells = _Cells(cell, file, self._column)
         try:
             return self._cells.take(cell.row)
         except (OSError, ValueError, StopIteration, DataError) as error:
-            self._cells = None
+            self._forget()
             raise ImageError(f"cannot read the cell: {error or 'there is no such row'}") from error
+
+    def _forget(self) -> None:
+        if self._cells is not None:
+            self._cells.close()
+        self._cells = None
+
+    def close(self) -> None:
+        """Close what is open."""
+        with self._lock:
+            self._forget()
 
 
 class _Cells:
@@ -100,14 +115,14 @@ class _Cells:
         self._path = path
         self._column = column
         self._next = first.row
-        self._values: Iterator[Any] | None = None
+        self._values: Generator[Any, None, None] | None = None
 
     def is_ahead(self, cell: Cell) -> bool:
         return cell.file == self._file and cell.row >= self._next
 
     def take(self, row: int) -> bytes | str | None:
         if self._values is None:
-            self._values = self._open(row)
+            self._values = self._read(row)
             self._next = row
         value = next(islice(self._values, row - self._next, None))
         self._next = row + 1
@@ -116,18 +131,24 @@ class _Cells:
             found = value.get("bytes") or value.get("path")
         return found
 
-    def _open(self, row: int) -> Iterator[Any]:
+    def close(self) -> None:
+        """Close the file."""
+        if self._values is not None:
+            self._values.close()
+
+    def _read(self, row: int) -> Generator[Any, None, None]:
         import pyarrow.parquet as pq
 
-        table = pq.ParquetFile(open_file(self._path))
-        column = find_column(table.schema_arrow, self._column, self._path)
-        groups = list(range(table.metadata.num_row_groups))
-        while groups and row >= (rows := table.metadata.row_group(groups[0]).num_rows):
-            row -= rows
-            del groups[0]
-        batches = table.iter_batches(batch_size=ROWS, row_groups=groups, columns=[column])
-        values = (value for batch in batches for value in batch.column(0).to_pylist())
-        return islice(values, row, None)
+        with open_file(self._path) as file:
+            table = pq.ParquetFile(file)
+            column = find_column(table.schema_arrow, self._column, self._path)
+            groups = list(range(table.metadata.num_row_groups))
+            while groups and row >= (rows := table.metadata.row_group(groups[0]).num_rows):
+                row -= rows
+                del groups[0]
+            batches = table.iter_batches(batch_size=ROWS, row_groups=groups, columns=[column])
+            values = (value for batch in batches for value in batch.column(0).to_pylist())
+            yield from islice(values, row, None)
 
 
 def _remote(address: str) -> bytes:
