@@ -15,7 +15,19 @@ from typing import Annotated
 import typer
 
 from faceresnet import __version__
-from faceresnet.cli import anonymise, batch, detect, digits, evaluate, nn, serve, tag, training, watch
+from faceresnet.cli import (
+    anonymise,
+    batch,
+    detect,
+    digits,
+    evaluate,
+    nn,
+    serve,
+    tag,
+    training,
+    video,
+    watch,
+)
 from faceresnet.errors import FaceResNetError
 
 #: Exit status: part of the work failed; the arguments or the state of the world forbid it;
@@ -65,6 +77,7 @@ app.command()(detect.demo)
 app.command()(serve.serve)
 app.command()(tag.tag)
 app.command()(anonymise.anonymise)
+app.command()(video.video)
 app.command()(watch.watch)
 app.command()(batch.batch)
 app.command()(evaluate.evaluate)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import glob
 import sys
+import threading
 import urllib.parse
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping
@@ -100,8 +101,7 @@ def open_video(
 class VideoReader:
     """The frames of a video, once, in order; a context manager. Made by `open_video`.
 
-    Its iterator may run in another thread than the one that opened it, but only in one at a time,
-    and `close` belongs to that thread or after its end.
+    Its iterator may run in another thread than the one that opened it, but only in one at a time.
 
     Attributes:
         name: of the source, without a password, for messages.
@@ -129,6 +129,7 @@ class VideoReader:
         sound: bool,
     ) -> None:
         self.name, self.path = place.name, place.path
+        self._reading = threading.Lock()
         self.broken = 0
         self.ended = False
         self.sound: deque[av.Packet[Any]] = deque()
@@ -190,9 +191,16 @@ class VideoReader:
         self.close()
 
     def close(self) -> None:
-        """Let the source go; frames that were read stay valid."""
-        self._frames.close()
-        self._container.close()
+        """Let the source go; frames that were read stay valid.
+
+        While a thread waits for the next frame nothing can be let go: that is left to its end.
+        """
+        if self._reading.acquire(blocking=False):
+            try:
+                self._frames.close()
+                self._container.close()
+            finally:
+                self._reading.release()
 
     def __iter__(self) -> Iterator[Frame]:
         return self
@@ -207,7 +215,8 @@ class VideoReader:
         if self._first is not None:
             frame, self._first = self._first, None
             return frame
-        return next(self._frames)
+        with self._reading:
+            return next(self._frames)
 
     def _read(self) -> Generator[Frame]:
         for index, picture in enumerate(self._pictures()):

@@ -23,6 +23,7 @@ from faceresnet import images
 from faceresnet.atomic import replacing
 from faceresnet.errors import MissingExtraError, VideoError
 from faceresnet.video.reading import HD_HEIGHT, Frame, VideoReader
+from faceresnet.video.stages import cores
 
 if TYPE_CHECKING:
     import av
@@ -45,7 +46,8 @@ class Encoding:
         quality: constant rate factor of H.264: lower is better and larger; 18 looks like the
             original, 23 is x264's default.
         preset: x264's trade of speed for size.
-        threads: of the encoder; None takes one for each core.
+        threads: of the encoder; by default one for every other core, as what draws the pictures
+            has work for the rest.
     """
 
     quality: int = 20
@@ -119,7 +121,7 @@ class VideoWriter:
             else Fraction(1, LARGEST_CLOCK)
         )
         stream.codec_context.time_base = stream.time_base = self._base
-        stream.codec_context.thread_count = self._encoding.threads or 0
+        stream.codec_context.thread_count = self._encoding.threads or max(1, cores() // 2)
         stream.options = _encoder_options(name, self._encoding)
         self._hd = height >= HD_HEIGHT
         matrix = 1 if self._hd else 6  # BT.709, SMPTE 170M
