@@ -160,6 +160,14 @@ def test_max_side(blob_model):
     assert faces.boxes[0] == pytest.approx([148, 84, 268, 204], abs=12)
 
 
+def test_enlarging_finds_what_is_too_small_for_the_anchors(blob_model):
+    image = blob_image((128, 192), (60, 70, 6))
+    assert not len(FaceDetector(blob_model, threads=1)(image))
+    faces = FaceDetector(blob_model, threads=1, enlarge=3.0)(image)
+    assert faces.size == (128, 192)
+    assert faces.boxes[0] == pytest.approx([57, 67, 63, 73], abs=2)
+
+
 def test_batch_is_the_same_as_one_by_one(blob_detector):
     sizes = [(64, 64), (60, 64), (100, 200), (64, 64), (1, 1), (100, 200), (700, 900), (64, 64)] * 2
     photos = [
@@ -244,6 +252,8 @@ def test_detectors_cannot_be_changed(blob_detector):
         ({"threshold": 1.5}, "threshold"),
         ({"threshold": float("nan")}, "threshold"),
         ({"max_side": 3}, "max_side"),
+        ({"enlarge": 0.5}, "enlarge"),
+        ({"enlarge": float("nan")}, "enlarge"),
         ({"tile": "sometimes"}, "tile"),
         ({"tile": 8}, "tile"),
         ({"batch_size": 0}, "batch_size"),

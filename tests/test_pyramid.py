@@ -91,6 +91,17 @@ def test_max_side_reduces_the_finest_scale():
     assert pyramid.plan((300, 400), LARGEST, max_side=1000)[0].image_size == (300, 400)
 
 
+def test_enlarging_makes_the_finest_scale_larger_and_still_sees_large_faces():
+    views = pyramid.plan((300, 400), LARGEST, enlarge=2.0)
+    assert views[0].image_size == (600, 800)
+    coarsest = views[-1]
+    assert coarsest.image_size == pyramid.plan((600, 800), LARGEST)[-1].image_size
+    assert pyramid.plan((3000, 4000), LARGEST, max_side=1000, enlarge=2.0)[0].image_size == (
+        1500,
+        2000,
+    )
+
+
 def test_without_the_pyramid_there_is_one_scale():
     views = pyramid.plan((3000, 4000), LARGEST, pyramid=False)
     assert {view.level for view in views} == {0}

@@ -95,6 +95,8 @@ class FaceDetector:
         threshold: least score to report, 0..1; by default the model's own.
         max_side: larger photos are first reduced to this longer side, px: faster, but loses small
             faces. By default photos are looked at in full resolution.
+        enlarge: look at photos enlarged so many times, 1 to 4: finds smaller faces, and takes its
+            square times as long.
         tile: how photos too large for one look are cut: ``auto`` (longer than 2,048 px, into tiles
             of 1,280), True (larger than a tile), False (never), or the side of a tile in px.
         pyramid: look at large photos at reduced scales as well, so that faces too large for the
@@ -113,6 +115,7 @@ class FaceDetector:
     _: KW_ONLY
     threshold: float | None = None
     max_side: int | None = None
+    enlarge: float = 1.0
     tile: bool | int | str = "auto"
     pyramid: bool = True
     engine: str = "openvino"
@@ -125,6 +128,8 @@ class FaceDetector:
         _check_threshold(self.threshold)
         if self.max_side is not None and self.max_side < 16:
             raise ValueError(f"max_side must be at least 16 px, got {self.max_side}")
+        if not 1 <= self.enlarge <= 4:
+            raise ValueError(f"enlarge must lie in 1..4, got {self.enlarge}")
         if isinstance(self.tile, str):
             if self.tile != "auto":
                 raise ValueError(f"tile must be 'auto', True, False or px, got '{self.tile}'")
@@ -203,7 +208,12 @@ class FaceDetector:
         largest_face = self.spec.largest_face or max(max(level.sizes) for level in self.spec.levels)
         scaled = photo
         views = plan(
-            size, largest_face, max_side=self.max_side, tile=self.tile, pyramid=self.pyramid
+            size,
+            largest_face,
+            max_side=self.max_side,
+            enlarge=self.enlarge,
+            tile=self.tile,
+            pyramid=self.pyramid,
         )
         for view in views:
             if scaled.shape[:2] != view.image_size:

@@ -100,6 +100,7 @@ def plan(
     largest_face: float,
     *,
     max_side: int | None = None,
+    enlarge: float = 1.0,
     tile: bool | int | str = "auto",
     pyramid: bool = True,
 ) -> list[View]:
@@ -109,13 +110,14 @@ def plan(
         size: (height, width) px of the photo.
         largest_face: side of the largest face that the model finds well in one look, px.
         max_side: the finest scale reduces the photo's longer side to at most this many px.
+        enlarge: the finest scale is this many times as large as that.
         tile: False: never cut; True or a side in px: cut what is larger than a tile; ``auto``: cut
             what is longer than `TILE_FROM` into tiles of `TILE`.
         pyramid: also look at reduced scales, where a face could be too large for the finest.
     """
     side = tile if isinstance(tile, int) and not isinstance(tile, bool) else TILE
-    shrink = min(1.0, max_side / max(size)) if max_side else 1.0
-    finest = _scaled(size, shrink)
+    scale = enlarge * (min(1.0, max_side / max(size)) if max_side else 1.0)
+    finest = _scaled(size, scale)
     cuts = tile is not False and max(finest) > (TILE_FROM if tile == "auto" else side)
     overlap = ceil(min(largest_face / 2, max(side / 8, min(64, side / 4))))
     # A face larger than the overlap may be cut by every tile, so the next scale must see it.
@@ -126,7 +128,7 @@ def plan(
     steps = ceil(log(spans) / log(MAX_STEP)) if pyramid and frame > REACH * largest else 0
     views = []
     for level in range(steps + 1):
-        scaled = _scaled(size, shrink * spans ** (-level / steps)) if steps else finest
+        scaled = _scaled(size, scale * spans ** (-level / steps)) if steps else finest
         sizes = (
             smallest if level else 0.0,
             largest * REACH if level < steps else float("inf"),
