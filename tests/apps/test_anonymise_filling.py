@@ -9,7 +9,7 @@ RATE = 25.0
 
 
 def look(frame, *faces):
-    """A frame with faces, each ``(x, id)`` or ``(x, id, score)``: squares of 40 px at height 100."""
+    """A frame with faces, ``(x, id)`` or ``(x, id, score)``: squares of 40 px at height 100."""
     faces = [(*face, 0.9)[:3] for face in faces]
     boxes = np.array([[x, 100, x + 40, 140] for x, _, _ in faces], np.float32).reshape(-1, 4)
     return Look(

@@ -78,6 +78,8 @@ def anonymise_video(
         MissingExtraError: the extra [video] is not installed.
         ValueError: the target is the source, or no container has its suffix.
     """
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ValueError(f"{target} is the video itself: choose another place for the result")
     pts, looks = _look(source, detect, filling, watch)
     boxes = fill(looks, filling)
     with open_video(source, sound=sound) as video:
