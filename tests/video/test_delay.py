@@ -96,3 +96,18 @@ def test_a_camera_that_sets_its_clock_is_not_late(jump_s):
 def test_packets_without_a_time_are_decoded():
     assert not Delay().skip(Packet(None))
     assert not Delay().skip(Packet(None, pts=3))
+
+
+def test_times_that_are_no_clock_lose_a_moment_at_most():
+    """A camera of 10 frames/s whose packets are stamped as if there were 25."""
+    decoder = Decoder(drift=2.5)
+    assert decoder.read(60)[1] * 2.5 / FPS < 2.5
+    assert decoder.read(600)[1] == 0
+
+
+def test_a_network_too_slow_for_the_stream_shows_what_comes():
+    decoder = Decoder(drift=1.2)
+    decoder.read(60)
+    late_s, skipped = decoder.read(600)
+    assert skipped == 0
+    assert len(late_s) == 600 * FPS

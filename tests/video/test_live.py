@@ -1,10 +1,15 @@
+import contextlib
+import http.server
+import io
 import threading
 import time
 from itertools import pairwise
 
+import PIL.Image
 import pytest
 
 from cameras import BadServer, RtspCamera, age_s, blob_clip, live, wait_for
+from conftest import blob_image
 from faceresnet.video.addresses import Source
 from faceresnet.video.live import Backoff, Feed, LiveOptions
 
@@ -141,6 +146,56 @@ def test_rubbish_is_survived(feed, answer, scheme):
         assert (state.up, state.frames) == (False, 0)
         assert state.error
         assert "geheim" not in state.error
+
+
+class MotionJpeg(http.server.BaseHTTPRequestHandler):
+    """The oldest kind of network camera: JPEGs, one after the other, without times."""
+
+    def do_GET(self):
+        jpeg = io.BytesIO()
+        PIL.Image.fromarray(blob_image((96, 128), (64, 48, 28))).save(jpeg, "jpeg")
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
+        self.end_headers()
+        head = f"--next\r\nContent-Type: image/jpeg\r\nContent-Length: {jpeg.tell()}\r\n\r\n"
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(head.encode() + jpeg.getvalue() + b"\r\n")
+                time.sleep(0.1)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def motion_jpeg():
+    """Address of a camera that sends JPEGs over HTTP."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), MotionJpeg)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/video.cgi"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_jpegs_over_http(feed, motion_jpeg, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    feed = feed(live(motion_jpeg))
+    for _ in range(20):
+        frame = next_frame(feed)
+    assert frame.image().shape == (96, 128, 3)
+    assert frame.index <= 19 + feed.state.skipped
+    assert feed.state.reconnects == 0
+
+
+def test_a_picture_too_large_is_not_decoded(feed, motion_jpeg, monkeypatch):
+    monkeypatch.setattr("faceresnet.video.live.MAX_PIXELS", 96 * 128 - 1)
+    feed = feed(live(motion_jpeg))
+    wait_for(lambda: feed.state.reconnects >= 1)
+    assert feed.state.frames == 0
 
 
 def test_a_server_that_says_nothing_is_left(feed):

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import av
     from av.container import InputContainer
 
+#: Formats whose packets carry no times of the camera's: FFmpeg makes some up.
+CLOCKLESS = frozenset({"mpjpeg", "mjpeg", "h264", "hevc", "m4v", "image2pipe", "jpeg_pipe"})
 #: Largest picture that is decoded, px; 8K has 33 million. A broken header may claim anything.
 MAX_PIXELS = 50_000_000
 SILENCE = "no answer in time"
@@ -290,19 +292,19 @@ class Feed:
 
     def _decode(self, address: str) -> Generator[av.VideoFrame, None, None]:
         """Decode a network stream from now on; raises when it breaks off or falls silent."""
-        import av
-
         with self._open(address) as stream:
             if not stream.streams.video:
                 raise VideoError("it sends no video")
             video = stream.streams.video[0]
             video.thread_type = "SLICE"  # threads that work on whole frames hold frames back
             video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-            delay, last_s = Delay(), time.monotonic()
+            last_s = time.monotonic()
+            delay = None if stream.format.name in CLOCKLESS else Delay()
             for packet in stream.demux():  # all streams: sound must not hide that pictures ceased
                 if self._stop.is_set():
                     return
-                if packet.stream_index == video.index and not delay.skip(packet):
+                wanted = packet.stream_index == video.index
+                if wanted and not (delay and delay.skip(packet)):
                     for picture in self._decode_packet(packet):
                         last_s = time.monotonic()
                         yield picture

@@ -36,7 +36,7 @@ TICK_S = 0.1
 #: Time between two calls of `on_tick`, s.
 STATUS_S = 0.5
 #: What ending may take: for events that wait, and for reads that hang, s.
-DELIVER_S, JOIN_S = 1.0, 0.5
+DELIVER_S, JOIN_S = 0.8, 0.4
 #: Looks a second that tracks are meant for where no limit is given; times are measured anyway.
 USUAL_RATE = 10.0
 #: Least time that a face may be hidden and keep its number, s.
@@ -200,9 +200,9 @@ class Watch:
     def run(self) -> None:
         """Watch until `stop`, a limit or the end of all files."""
         start_s = time.monotonic()
-        for camera in self._cameras:
-            camera.feed.start()
         try:
+            for camera in self._cameras:
+                camera.feed.start()
             self._loop(start_s)
         finally:
             self._close()
