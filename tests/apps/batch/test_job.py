@@ -218,7 +218,7 @@ def test_a_listing_that_is_broken(photos, options, monkeypatch):
     (out / "part-00001.parquet").unlink()
     listing = (out / "_listing.jsonl.gz").read_bytes()
     (out / "_listing.jsonl.gz").write_bytes(listing[:-12])
-    with pytest.raises(DataError, match="_listing.jsonl.gz is broken"):
+    with pytest.raises(DataError, match=r"_listing\.jsonl\.gz is broken"):
         batch.run("photos", "out", options)
 
 

@@ -23,8 +23,8 @@ from faceresnet.errors import EngineError
 ATTEMPTS = 2
 #: Starts without a photo looked at between them, before the machine is to blame.
 STARTS = 3
-#: Time for a worker to load its model.
-START_TIMEOUT_S = 300.0
+#: Time for a worker to load its model: seconds of work, on a machine that may be very busy.
+START_TIMEOUT_S = 900.0
 WATCH_S = 0.5
 
 
