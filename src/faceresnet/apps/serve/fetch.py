@@ -37,8 +37,10 @@ _CARRIERS: dict[ipaddress.IPv6Network, int] = {
     ipaddress.IPv6Network("64:ff9b::/96"): 0,
     ipaddress.IPv6Network("2002::/16"): 80,
 }
-#: IPv6 networks that are tunnels or local, whatever they carry.
+#: Networks that are not public, whatever Python's own list says: it grew from release to release.
 _NEVER = (
+    ipaddress.IPv4Network("100.64.0.0/10"),
+    ipaddress.IPv4Network("192.0.0.0/24"),
     ipaddress.IPv6Network("64:ff9b:1::/48"),
     ipaddress.IPv6Network("2001::/32"),
     ipaddress.IPv6Network("fec0::/10"),
@@ -47,8 +49,10 @@ _NEVER = (
 
 def is_public(address: Address) -> bool:
     """Whether an address belongs to the public internet, whatever it is wrapped in."""
+    if any(address in network for network in _NEVER):
+        return False
     if isinstance(address, ipaddress.IPv6Address):
-        if address.scope_id or any(address in network for network in _NEVER):
+        if address.scope_id:
             return False
         for network, shift in _CARRIERS.items():
             if address in network:
