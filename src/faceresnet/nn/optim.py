@@ -2,12 +2,13 @@
 
 Parameters and their gradients are dictionaries of arrays with the same names. An optimiser is a
 frozen description; what it remembers from step to step lies in a second dictionary, so that a run
-can be saved and taken up again. ``step`` is the one thing in this package that writes into what it
-is given: the parameters and that memory.
+can be saved and taken up again. ``step`` and ``mover`` are the one thing in this package that writes
+into what it is given: the parameters and that memory.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -90,8 +91,40 @@ class StepSchedule:
         return self.learning_rate * self.factor ** sum(iteration >= at for at in self.milestones)
 
 
+class Optimiser(ABC):
+    """How parameters move by their gradients."""
+
+    @abstractmethod
+    def initialise(self, parameters: Mapping[str, Array]) -> Parameters:
+        """Memory before the first step; ``iteration`` counts the steps done."""
+
+    @abstractmethod
+    def mover(self, memory: Parameters) -> Mover:
+        """What moves single parameters, or rows of them, in the coming iteration.
+
+        `step` is this for all of them; who calls it directly adds 1 to ``memory["iteration"]``
+        after the last.
+        """
+
+    def step(
+        self, parameters: Parameters, gradients: Mapping[str, Array], memory: Parameters
+    ) -> None:
+        """Move the parameters by one step, in place, and update the memory.
+
+        Args:
+            parameters: θ, written to.
+            gradients: ∂L/∂θ under the same names.
+            memory: what `initialise` gave and earlier steps changed, written to.
+        """
+        _check_gradients(parameters, gradients)
+        move = self.mover(memory)
+        for name, theta in parameters.items():
+            move(name, theta, gradients[name])
+        memory["iteration"] += 1
+
+
 @dataclass(frozen=True)
-class SGD:
+class SGD(Optimiser):
     """Stochastic gradient descent (eq. 12), with momentum and weight decay.
 
     With g = ∂L/∂θ + decay · θ and v → momentum · v + g, a step is θ → θ − α v. Both extras at 0
@@ -114,28 +147,8 @@ class SGD:
             memory |= {f"v.{name}": np.zeros_like(one) for name, one in parameters.items()}
         return memory
 
-    def step(
-        self, parameters: Parameters, gradients: Mapping[str, Array], memory: Parameters
-    ) -> None:
-        """Move the parameters by one step, in place, and update the memory.
-
-        Args:
-            parameters: θ, written to.
-            gradients: ∂L/∂θ under the same names.
-            memory: what `initialise` gave and earlier steps changed, written to.
-        """
-        _check_gradients(parameters, gradients)
-        move = self.mover(memory)
-        for name, theta in parameters.items():
-            move(name, theta, gradients[name])
-        memory["iteration"] += 1
-
     def mover(self, memory: Parameters) -> Mover:
-        """What moves single parameters, or rows of them, in the coming iteration.
-
-        `step` is this for all of them; who calls it directly adds 1 to ``memory["iteration"]``
-        after the last.
-        """
+        """What moves parameters in the coming iteration."""
         rate = _rate(self.learning_rate, memory)
 
         def move(
@@ -160,7 +173,7 @@ class SGD:
 
 
 @dataclass(frozen=True)
-class Adam:
+class Adam(Optimiser):
     """Steps of about α in every parameter, whatever the size of its gradient.
 
     m → β₁ m + (1 − β₁) g, v → β₂ v + (1 − β₂) g², both divided by 1 − βᵗ for their start at 0, then
@@ -187,28 +200,8 @@ class Adam:
             memory |= {f"{moment}.{name}": np.zeros_like(one) for name, one in parameters.items()}
         return memory
 
-    def step(
-        self, parameters: Parameters, gradients: Mapping[str, Array], memory: Parameters
-    ) -> None:
-        """Move the parameters by one step, in place, and update the memory.
-
-        Args:
-            parameters: θ, written to.
-            gradients: ∂L/∂θ under the same names.
-            memory: what `initialise` gave and earlier steps changed, written to.
-        """
-        _check_gradients(parameters, gradients)
-        move = self.mover(memory)
-        for name, theta in parameters.items():
-            move(name, theta, gradients[name])
-        memory["iteration"] += 1
-
     def mover(self, memory: Parameters) -> Mover:
-        """What moves single parameters, or rows of them, in the coming iteration.
-
-        `step` is this for all of them; who calls it directly adds 1 to ``memory["iteration"]``
-        after the last.
-        """
+        """What moves parameters in the coming iteration."""
         rate = _rate(self.learning_rate, memory)
         t = int(memory["iteration"]) + 1
         correction1, correction2 = 1 - self.beta1**t, 1 - self.beta2**t
