@@ -2,8 +2,8 @@
 
 Parameters and their gradients are dictionaries of arrays with the same names. An optimiser is a
 frozen description; what it remembers from step to step lies in a second dictionary, so that a run
-can be saved and taken up again. ``step`` and ``mover`` are the one thing in this package that writes
-into what it is given: the parameters and that memory.
+can be saved and taken up again. Nothing else in this package writes into what it is given: an
+optimiser does, into the parameters and that memory.
 """
 
 from __future__ import annotations
