@@ -4,17 +4,19 @@
 itself. It is imported only when photos are tagged with ``--embed``; who may not ship GPL software
 leaves the extra out and writes sidecars, which need nothing but this package.
 
-Exiv2 writes the XMP packet in its own layout, and in PNG and WebP files it writes Exif anew as
-well, so that there only its XMP is taken and all other parts are the photo's own. A photo is
-written to memory first and compared: every other part of the file has to be the same to the byte
-(JPEG, PNG, WebP), or the pixels and all other metadata (other formats), and the packet has to say
-the same as the one handed over. Otherwise the photo stays as it was.
+Exiv2 writes the XMP packet in its own layout, and more than the XMP: it moves the comment of a JPEG
+file and writes the Exif of PNG and WebP files anew. So of these formats only its XMP is taken, and
+all other parts are the photo's own. A photo is written to memory first and compared: every other
+part of the file has to be the same to the byte (JPEG, PNG, WebP), or the pixels and all other
+metadata (other formats), and the packet has to say the same as the one handed over. Otherwise the
+photo stays as it was.
 """
 
 from __future__ import annotations
 
 import io
 import threading
+from itertools import takewhile
 from typing import Any
 from xml.etree import ElementTree
 
@@ -155,19 +157,28 @@ def _same_container(before: bytes, after: bytes) -> bool:
 
 def _jpeg_parts(data: bytes) -> list[bytes] | None:
     """Segments of a JPEG file without its XMP; the last is the scan and all that follows."""
+    segments = _jpeg_segments(data)
+    return segments and [segment for segment in segments if not _is_jpeg_xmp(segment)]
+
+
+def _jpeg_segments(data: bytes) -> list[bytes] | None:
     if data[:2] != b"\xff\xd8":
         return None
-    parts, at = [], 2
+    segments, at = [], 2
     while at + 4 <= len(data) and data[at + 1] != 0xDA:
-        if data[at + 1] == 0xFF:  # a byte of padding
-            at += 1
-            continue
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
-        segment = data[at : at + 2 + length]
-        if not (segment[1] == 0xE1 and segment[4:].startswith(JPEG_XMP)):
-            parts.append(segment)
-        at += 2 + length
-    return [*parts, data[at:]]
+        length = 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        segments.append(data[at : at + length])  # a byte of padding is one of its own
+        at += length
+    return [*segments, data[at:]]
+
+
+def _is_jpeg_xmp(segment: bytes) -> bool:
+    return segment[:2] == b"\xff\xe1" and segment[4:].startswith(JPEG_XMP)
+
+
+def _precedes_jpeg_xmp(segment: bytes) -> bool:
+    """Whether XMP stands after this one where there was none: after JFIF and Exif."""
+    return segment[:2] == b"\xff\xe0" or segment[4:10] == b"Exif\0\0"
 
 
 def _png_parts(data: bytes) -> list[bytes] | None:
@@ -210,7 +221,11 @@ def _webp_chunks(data: bytes) -> list[bytes] | None:
 
 
 def _with_own_parts(photo: bytes, written: bytes) -> bytes:
-    """Exiv2's file with all chunks but the XMP as they are in the photo (PNG, WebP)."""
+    """Exiv2's file with everything but the XMP as it is in the photo (JPEG, PNG, WebP)."""
+    if (own := _jpeg_parts(photo)) and (theirs := _jpeg_segments(written)):
+        xmp = [segment for segment in theirs if _is_jpeg_xmp(segment)]
+        head = list(takewhile(_precedes_jpeg_xmp, own))
+        return b"\xff\xd8" + b"".join([*head, *xmp, *own[len(head) :]])
     if (chunks := _png_parts(photo)) and (theirs := _png_chunks(written)):
         xmp = [chunk for chunk in theirs if _is_png_xmp(chunk)]
         return PNG + b"".join([chunks[0], *xmp, *chunks[1:]])

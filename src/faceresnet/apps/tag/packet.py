@@ -41,6 +41,7 @@ class _Span:
     end: int = 0
     last_tag: int = 0
     empty: bool = False
+    collects: bool = False
     values: dict[tuple[str, ...], str] = field(default_factory=dict)
 
 
@@ -92,8 +93,8 @@ def with_faces(
         DataError: a packet is no XMP in UTF-8, or its regions were drawn on a picture of another
             shape.
     """
+    packet = packet or None
     layout = _parse(packet) if packet else _Layout()
-    source = packet
     adopted = b""
     if layout.regions is None and inherited:
         layout_of_photo = _parse(inherited)
@@ -109,17 +110,19 @@ def with_faces(
     if not adopted and same(own, new):
         return packet
     written = b"".join(_new_item(face) for face in new)
-    if source is None:
+    if packet is None:
         return _whole(_regions(adopted + written, size))
     if layout.regions is None:
-        return _inserted(source, layout, _regions(adopted + written, size))
+        return _inserted(packet, layout, _regions(adopted + written, size))
     if layout.bag is None or len(own) == len(there):
-        return _cut(source, [(layout.regions.start, layout.regions.end, _regions(written, size))])
-    return _cut(source, _edits(source, layout, written))
+        return _cut(packet, [(layout.regions.start, layout.regions.end, _regions(written, size))])
+    return _cut(packet, _edits(packet, layout, written))
 
 
 def _parse(packet: bytes) -> _Layout:
     """Find the elements of interest."""
+    if b"\0" in packet:
+        raise DataError("its XMP is not in UTF-8: let the program that wrote it write it anew")
     parser = expat.ParserCreate(encoding="UTF-8", namespace_separator=_SEPARATOR)
     layout = _Layout()
     path: list[tuple[str, _Span]] = []
@@ -137,12 +140,14 @@ def _parse(packet: bytes) -> _Layout:
             layout.about = layout.about or attributes.get(about, attributes.get("about", ""))
         elif name == _name(MWG, "Regions") and layout.regions is None:
             layout.regions = span
+            span.collects = True
             layout.namespaces = dict(scope)
         elif name in (_name(RDF, "Bag"), _name(RDF, "Seq")) and layout.regions is not None:
             if names[-1:] == [_name(MWG, "RegionList")] and layout.bag is None:
                 layout.bag = span
         elif name == _name(RDF, "li") and len(path) > 1 and path[-2][1] is layout.bag:
             layout.items.append(span)
+            span.collects = True
         for key, value in attributes.items():
             _note(key, value)
 
@@ -151,7 +156,7 @@ def _parse(packet: bytes) -> _Layout:
         steps = [step for step, _ in path] + ([key] if key else [])
         for depth in range(len(path) - 1, -1, -1):
             span = path[depth][1]
-            if span is layout.regions or any(span is item for item in layout.items):
+            if span.collects:
                 below = steps[depth + 1 :]
                 span.values[tuple(step for step in below if not step.startswith(RDF))] = value
                 return
