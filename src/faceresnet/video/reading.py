@@ -12,6 +12,7 @@ from __future__ import annotations
 import glob
 import sys
 import threading
+import time
 import urllib.parse
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping
@@ -40,6 +41,7 @@ HD_HEIGHT = 720
 CLOCK_JUMP_S = 1.0
 #: Metadata about the file itself, none about what it shows.
 TECHNICAL = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration"})
+NO_ANSWER = "no answer in time"
 #: Packets without a picture until a live source is given up when it is opened.
 FIRST_PACKETS = 1_000
 
@@ -258,8 +260,9 @@ class VideoReader:
             packets += max(0, self._stream.frames - listed)
         self.broken += unread
         if self.broken or damaged:  # what leant on a broken packet is lost, too
-            undecoded = 0 if paired else packets - pictures
-            self.broken = max(self.broken, undecoded, self._clock.missing())
+            self.broken = max(self.broken, 0 if paired else packets - pictures)
+        if self.broken or damaged or self._container.format.name == "mpegts":
+            self.broken = max(self.broken, self._clock.missing())
 
     def _decode(self, packet: av.Packet[Any]) -> list[av.VideoFrame]:
         import av
@@ -400,6 +403,7 @@ def _open_container(
         import av
     except ImportError as error:
         raise MissingExtraError("video", "video") from error
+    start = time.monotonic()
     try:
         return av.open(
             place.address,
@@ -410,7 +414,9 @@ def _open_container(
             timeout=timeout,
         )
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(f"cannot open {place.name}: {_reason(error)}") from error
+        late = timeout is not None and time.monotonic() - start >= timeout[0]
+        reason = NO_ANSWER if late else _reason(error)
+        raise VideoError(f"cannot open {place.name}: {reason}") from error
 
 
 def _reason(error: BaseException) -> str:
@@ -420,5 +426,5 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, av.error.InvalidDataError):
         return "it is no video, or a broken one"
     if isinstance(error, av.error.ExitError | av.error.TimeoutError):
-        return "no answer in time"
+        return NO_ANSWER
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
+import pytest
+
+av = pytest.importorskip("av")
 
 RATE = 30
 
@@ -35,6 +37,8 @@ def make_clip(
     gop: int = 10,
     start_s: float = 0.0,
     metadata: dict[str, str] | None = None,
+    movflags: str | None = None,
+    pix_fmt: str = "yuv420p",
 ) -> Path:
     """Write a clip.
 
@@ -47,10 +51,11 @@ def make_clip(
     picture = picture or (lambda number: grey_ramp(size, 40 + 5 * number % 200))
     times_s = [start_s + n / rate for n in range(frames)] if times_s is None else times_s
     height, width = picture(0).shape[:2]
-    with av.open(str(path), "w") as container:
+    flags = {"movflags": movflags} if movflags else {}
+    with av.open(f"file:{path}", "w", container_options=flags) as container:
         container.metadata.update(metadata or {})
         video = container.add_stream(codec, rate=rate, width=width, height=height)
-        video.pix_fmt = "yuv420p"
+        video.pix_fmt = pix_fmt
         base = Fraction(1, rate if codec == "mpeg4" else 60_000)
         video.time_base = video.codec_context.time_base = base
         video.gop_size = gop
@@ -79,3 +84,46 @@ def _add_tone(container, stream, start_s: float, length_s: float) -> None:
         frame.pts, frame.time_base = round(start_s * 48_000) + number * block, Fraction(1, 48_000)
         container.mux(stream.encode(frame))
     container.mux(stream.encode())
+
+
+def blob_clip(path: Path, *, frames: int = 24, step: int = 4, squares: int = 2, **options) -> Path:
+    """A clip of red squares that move to the right, each in a row of its own, slower below."""
+    from conftest import blob_image
+
+    def picture(number: int) -> np.ndarray:
+        places = [(30 + step * number / (row + 1), 36 + 60 * row, 24) for row in range(squares)]
+        return blob_image((60 * squares + 12, 160), *places)
+
+    return make_clip(path, frames=frames, picture=picture, **options)
+
+
+def damage(path: Path, at: float, length: int) -> Path:
+    """Write nonsense over a part of a file, `at` 0..1 of it."""
+    content = bytearray(path.read_bytes())
+    start = int(len(content) * at)
+    noise = np.random.default_rng(0).integers(0, 256, length, dtype=np.uint8).tobytes()
+    content[start : start + length] = noise
+    path.write_bytes(content)
+    return path
+
+
+def truncate(path: Path, part: float) -> Path:
+    """Cut a file off."""
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
+    return path
+
+
+def streams(path: Path) -> dict[str, tuple[str, float]]:
+    """Codec of each kind of stream and the time of its last packet from the start, s."""
+    with av.open(str(path)) as container:
+        start_s = container.start_time / 1e6
+        found = {stream.type: (stream.codec_context.name, 0.0) for stream in container.streams}
+        for packet in container.demux():
+            if packet.pts is not None:
+                codec, end_s = found[packet.stream.type]
+                found[packet.stream.type] = (
+                    codec,
+                    max(end_s, float(packet.pts * packet.time_base) - start_s),
+                )
+    return found

@@ -1,0 +1,241 @@
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clips import av, grey_ramp, make_clip, streams, truncate
+from faceresnet import VideoError
+from faceresnet.video.reading import Frame, open_video
+from faceresnet.video.writing import Encoding, VideoWriter
+
+
+def copy(source, target, **options):
+    """Write a video anew, and read the result."""
+    with (
+        open_video(source, sound=True) as video,
+        VideoWriter(target, like=video, **options) as film,
+    ):
+        for frame in video:
+            film.write(frame.image, frame)
+    with open_video(target) as video:
+        return list(video), film
+
+
+def hidden(folder):
+    return [name for name in os.listdir(folder) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".m4v", ".ts", ".webm"])
+def test_pictures_times_and_sound(tmp_path, suffix):
+    times_s = [0, 0.02, 0.3, 0.6, 1.0, 1.5]
+    source = make_clip(tmp_path / "a.mp4", times_s=times_s, sound="aac")
+    frames, film = copy(source, tmp_path / f"new/b{suffix}")
+    np.testing.assert_allclose([frame.time_s for frame in frames], times_s, atol=0.03)
+    middle = [int(frame.image[48, 64, 1]) for frame in frames]
+    np.testing.assert_allclose(middle, 40 + 5 * np.arange(6), atol=6)
+    found = streams(tmp_path / f"new/b{suffix}")
+    assert found["video"][0] == ("vp9" if suffix == ".webm" else "h264")
+    assert found["audio"][0].removeprefix("lib") == ("opus" if suffix == ".webm" else "aac")
+    assert found["audio"][1] == pytest.approx(1.5, abs=0.1)
+    assert film.warnings == []
+    assert hidden(tmp_path / "new") == []
+
+
+def test_sound_that_fits_is_copied_bit_by_bit(tmp_path):
+    source = make_clip(tmp_path / "a.mp4", frames=20, sound="aac")
+    copy(source, tmp_path / "b.mp4")
+
+    def sound(path):
+        with av.open(str(path)) as container:
+            return [
+                (packet.pts, bytes(packet)) for packet in container.demux(audio=0) if packet.size
+            ]
+
+    assert sound(tmp_path / "b.mp4") == sound(source)
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("pcm_s16le", ".mov"), ("flac", ".mkv")])
+def test_sound_that_does_not_fit_is_encoded_anew(tmp_path, codec, suffix):
+    source = make_clip(tmp_path / f"a{suffix}", frames=30, sound=codec)
+    copy(source, tmp_path / "b.mp4")
+    assert streams(tmp_path / "b.mp4")["audio"] == ("aac", pytest.approx(1, abs=0.1))
+
+
+def test_sound_and_pictures_keep_step_whatever_their_start(tmp_path):
+    source = make_clip(tmp_path / "a.mkv", frames=30, sound="aac", start_s=100)
+    frames, _ = copy(source, tmp_path / "b.mp4")
+    assert frames[0].time_s == pytest.approx(0, abs=0.03)
+    ends_s = [end_s for _, end_s in streams(tmp_path / "b.mp4").values()]
+    assert ends_s == [pytest.approx(29 / 30, abs=0.06)] * 2
+
+
+def test_sound_ends_where_the_pictures_were_stopped(tmp_path):
+    source = make_clip(tmp_path / "a.mp4", frames=90, sound="aac")
+    with (
+        open_video(source, sound=True) as video,
+        VideoWriter(tmp_path / "b.mp4", like=video) as film,
+    ):
+        for frame in video:
+            film.write(frame.image, frame)
+            if frame.index == 30:
+                break
+    found = streams(tmp_path / "b.mp4")
+    assert found["video"][1] == pytest.approx(1.0, abs=0.01)
+    assert found["audio"][1] == pytest.approx(1.0, abs=0.08)
+
+
+def test_sound_of_a_truncated_film_is_kept(tmp_path):
+    source = make_clip(tmp_path / "a.mp4", frames=90, sound="aac", movflags="+faststart")
+    frames, _ = copy(truncate(source, 0.6), tmp_path / "b.mp4")
+    assert 10 < len(frames) < 90
+    assert streams(tmp_path / "b.mp4")["audio"][1] > 0.2
+
+
+def test_odd_sizes_and_colours(tmp_path):
+    picture = grey_ramp((97, 129), 90)
+    source = make_clip(
+        tmp_path / "a.mov", frames=3, picture=lambda _: picture, codec="png", pix_fmt="rgb24"
+    )
+    with open_video(source) as video:
+        assert video.size == (97, 129)
+        np.testing.assert_array_equal(next(video).image, picture)
+    frames, _ = copy(source, tmp_path / "b.mp4", encoding=Encoding(quality=4))
+    assert frames[0].image.shape == (98, 130, 3)
+    difference = np.abs(frames[0].image[:97, :129].astype(int) - picture)
+    assert np.percentile(difference, 95) <= 4
+    assert np.abs(frames[0].image[97, 2:60].astype(int) - picture[96, 2:60]).max() < 30
+
+
+def test_high_definition_keeps_its_colours(tmp_path):
+    picture = np.full((720, 64, 3), (200, 30, 30), np.uint8)
+    source = make_clip(
+        tmp_path / "a.mov", frames=1, picture=lambda _: picture, codec="png", pix_fmt="rgb24"
+    )
+    frames, _ = copy(source, tmp_path / "b.mp4")
+    assert np.abs(frames[0].image[99, 9].astype(int) - picture[99, 9]).max() <= 4
+
+
+def test_titles_are_copied_unless_unwanted(tmp_path):
+    source = make_clip(
+        tmp_path / "a.mov", frames=2, metadata={"title": "Holiday", "location": "+48.1+011.5/"}
+    )
+    for metadata in (True, False):
+        copy(source, tmp_path / "b.mp4", metadata=metadata)
+        with av.open(str(tmp_path / "b.mp4")) as container:
+            assert container.metadata.get("title") == ("Holiday" if metadata else None)
+            assert ("location" in container.metadata) == metadata
+
+
+def test_turned_films_are_written_upright(tmp_path):
+    frames, _ = copy(make_clip(tmp_path / "a.mp4", frames=2, rotation=90), tmp_path / "b.mp4")
+    assert frames[0].image.shape == (128, 96, 3)
+    assert frames[0].image[5, 5, 1] > 150, "green came to the top left"
+
+
+def test_faststart(tmp_path):
+    copy(make_clip(tmp_path / "a.mp4", frames=2), tmp_path / "b.mp4")
+    content = (tmp_path / "b.mp4").read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+
+
+def test_pictures_of_another_size_are_scaled(tmp_path):
+    with (
+        open_video(make_clip(tmp_path / "a.mp4", frames=2)) as video,
+        VideoWriter(tmp_path / "b.mp4", like=video) as film,
+    ):
+        for frame in video:
+            film.write(grey_ramp((48, 64), 200), frame)
+    with open_video(tmp_path / "b.mp4") as video:
+        assert video.size == (96, 128)
+
+
+def test_times_that_stand_still_move_on(tmp_path):
+    image = grey_ramp((96, 128), 50)
+    with (
+        open_video(make_clip(tmp_path / "a.mp4", frames=1)) as video,
+        VideoWriter(tmp_path / "b.mp4", like=video) as film,
+    ):
+        for pts in (0, 500, 500, 400, 1000):
+            film.write(image, Frame(image, 0, 0, pts))
+    with open_video(tmp_path / "b.mp4") as video:
+        assert len(list(video)) == 5
+
+
+def test_an_error_leaves_nothing_behind_and_what_was_there(tmp_path):
+    (tmp_path / "b.mp4").write_text("old")
+    source = make_clip(tmp_path / "a.mp4", frames=4)
+
+    def write(frames, error=None):
+        with open_video(source) as video, VideoWriter(tmp_path / "b.mp4", like=video) as film:
+            for frame in list(video)[:frames] * 20:
+                film.write(frame.image, frame)
+            if error:
+                assert hidden(tmp_path)
+                raise error
+
+    with pytest.raises(RuntimeError, match="out of order"):
+        write(4, RuntimeError("out of order"))
+    with pytest.raises(VideoError, match="no picture"):
+        write(0)
+    assert (tmp_path / "b.mp4").read_text() == "old"
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("a.mp4", "is the video that is read"),
+        ("link.mp4", "is the video that is read"),
+        ("b.avi", "ends in .mp4"),
+        ("b.jpg", "ends in .mp4"),
+        ("b", "ends in .mp4"),
+        ("folder.mp4", "is a folder"),
+    ],
+)
+def test_targets_that_are_refused(tmp_path, monkeypatch, target, message):
+    monkeypatch.chdir(tmp_path)
+    make_clip(Path("a.mp4"), frames=2)
+    Path("link.mp4").symlink_to("a.mp4")
+    Path("folder.mp4").mkdir()
+    before = Path("a.mp4").read_bytes()
+    with open_video("a.mp4") as video, pytest.raises(ValueError, match=message):
+        VideoWriter(target, like=video)
+    assert Path("a.mp4").read_bytes() == before
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        open_video(make_clip(tmp_path / "a.mp4", frames=1)) as video,
+        pytest.raises(VideoError, match="cannot write"),
+        VideoWriter(tmp_path / "file/b.mp4", like=video),
+    ):
+        pass
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, of Linux")
+def test_a_full_disk(tmp_path, monkeypatch):
+    from contextlib import contextmanager
+
+    @contextmanager
+    def full(target):
+        link = tmp_path / "full.mkv"
+        link.symlink_to("/dev/full")
+        yield link
+
+    monkeypatch.setattr("faceresnet.video.writing.replacing", full)
+    noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+
+    def write():
+        encoding = Encoding(quality=0)
+        with (
+            open_video(make_clip(tmp_path / "a.mp4", frames=40)) as video,
+            VideoWriter(tmp_path / "b.mkv", like=video, encoding=encoding) as film,
+        ):
+            for frame in video:
+                film.write(noise, frame)
+
+    with pytest.raises(VideoError, match=os.strerror(errno.ENOSPC)):
+        write()
