@@ -72,6 +72,22 @@ def test_sources_are_told_apart(tmp_path, monkeypatch):
     ]
 
 
+def test_a_list_of_cameras_is_read_from_a_file(tmp_path):
+    (tmp_path / "cameras").write_text("# doors\n\nfront=rtsp://a:b@h/1\n  rtsp://h/2  \n")
+    sources = parse_sources([f"@{tmp_path / 'cameras'}", "back=rtsp://h/3"])
+    assert [(s.name, s.address) for s in sources] == [
+        ("front", "rtsp://a:b@h/1"),
+        ("h_2", "rtsp://h/2"),
+        ("back", "rtsp://h/3"),
+    ]
+    (tmp_path / "cameras").write_text("# none yet\n")
+    with pytest.raises(ValueError, match="nothing to watch"):
+        parse_sources([f"@{tmp_path / 'cameras'}"])
+    (tmp_path / "cameras").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="it is no text"):
+        parse_sources([f"@{tmp_path / 'cameras'}"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -81,6 +97,7 @@ def test_sources_are_told_apart(tmp_path, monkeypatch):
         (["rtsp://u:geheim@h/1", "rtsp://u:geheim@h/1"], r"rtsp://\*\*\*@h/1 is given twice"),
         (["door=rtsp://h/1", "door=rtsp://h/2"], "two sources are called door"),
         (["."], "no video file"),
+        (["@gone"], "cannot read the list of cameras gone: No such file"),
     ],
 )
 def test_what_is_no_source_is_refused(arguments, message):

@@ -17,7 +17,7 @@ def watch(
         list[str],
         typer.Argument(
             help="Cameras: addresses (rtsp://, http://, …) or indices; or video files. "
-            "NAME=ADDRESS gives one a name.",
+            "NAME=ADDRESS gives one a name, @FILE reads addresses from the lines of a file.",
         ),
     ],
     save_events: Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,13 +60,16 @@ class Source:
 def parse_sources(arguments: Sequence[str]) -> list[Source]:
     """Cameras and files that arguments name, each ``ADDRESS`` or ``NAME=ADDRESS``.
 
+    ``@FILE`` stands for the lines of a text file, where passwords are not seen by whoever lists
+    the machine's processes; empty lines and those that begin with ``#`` are none.
+
     Raises:
-        ValueError: an address is of no known kind, a file is missing, or a name or an address is
-            given twice.
+        ValueError: an address is of no known kind, a file is missing, a name or an address is
+            given twice, or there is no address at all.
     """
     sources: list[Source] = []
     names: set[str] = set()
-    for argument in arguments:
+    for argument in _listed(arguments):
         given, address = _split(argument)
         kind, live = _kind(address)
         if any(source.address == kind for source in sources):
@@ -80,7 +83,24 @@ def parse_sources(arguments: Sequence[str]) -> list[Source]:
             unique = f"{name}-{number}"
         names.add(unique)
         sources.append(Source(unique, kind, live))
+    if not sources:
+        raise ValueError("there is nothing to watch: the list of cameras is empty")
     return sources
+
+
+def _listed(arguments: Sequence[str]) -> Iterator[str]:
+    """Arguments, lists replaced by their lines."""
+    for argument in arguments:
+        if not argument.startswith("@"):
+            yield argument
+            continue
+        path = Path(argument[1:])
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise ValueError(f"cannot read the list of cameras {path}: {reason}") from error
+        yield from (line.strip() for line in lines if line.strip() and line.strip()[0] != "#")
 
 
 def as_name(text: str) -> str:
