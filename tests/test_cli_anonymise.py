@@ -1,0 +1,189 @@
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import blob_image
+from faceresnet.cli import main
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Photos of one to three faces, and files that are none; the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for place, count in {"a/x.jpg": 1, "a/b/x.png": 3, "a/none.jpg": 0, "c/x.jpg": 2}.items():
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        squares = [(36 + 48 * i, 36, 18) for i in range(count)]
+        Image.fromarray(blob_image((96, 200), *squares)).save(place, quality=95)
+    Path("a/notes.txt").write_text("no photo")
+    Path("a/raw.heic").write_bytes(b"unknown")
+    Path("a/.hidden.jpg").write_bytes(Path("a/x.jpg").read_bytes())
+    return tmp_path
+
+
+@pytest.fixture
+def run(blob_model, capsys):
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main(["anonymise", "--model", str(blob_model), "--threads", "1", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def files(folder="."):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    }
+
+
+def faces_show(path):
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    return bool((pixels[:, :, 0] - pixels[:, :, 1:].max(axis=2) > 100).mean() > 0.002)
+
+
+def test_a_folder_and_a_photo(photos, run):
+    before = files()
+    status, out, err = run("a", "c/x.jpg", "--out", "out", "--method", "box")
+    assert status == 0
+    assert set(files("out")) == {"x.jpg", "b/x.png", "none.jpg", "x-2.jpg"}
+    assert not any(faces_show(Path("out") / name) for name in files("out"))
+    assert {name: files()[name] for name in before} == before
+    rows = {line.split()[0]: line.split()[1:3] for line in out.splitlines()}
+    assert rows["a/b/x.png"] == ["3", "1"]
+    assert rows["a/none.jpg"] == ["0", "1"]
+    assert "1 files are neither photo nor video and are not in the results: a/raw.heic" in err
+
+
+@pytest.mark.parametrize("method", ["blur", "pixelate", "box"])
+@pytest.mark.parametrize("shape", ["ellipse", "rectangle"])
+def test_one_photo_to_a_file(photos, run, method, shape):
+    status, _, _ = run("c/x.jpg", "-o", "new/y.jpg", "--method", method, "--shape", shape)
+    assert status == 0
+    assert os.listdir("new") == ["y.jpg"]
+    with Image.open("c/x.jpg") as before, Image.open("new/y.jpg") as after:
+        changed = np.abs(np.asarray(before).astype(int) - np.asarray(after)).max(axis=2) > 30
+    assert changed[26:46, 26:46].any(), "the edge of the red square is gone"
+    assert not changed[60:].any()
+    assert faces_show("new/y.jpg") == (method != "box")
+
+
+def test_results_below_their_sources_are_no_sources(photos, run):
+    for _ in range(2):
+        assert run("a", "--out", "a/out")[0] == 0
+    assert set(files("a/out")) == {"x.jpg", "b/x.png", "none.jpg"}
+
+
+def test_no_source_is_overwritten_under_any_name(photos, run):
+    Path("links").mkdir()
+    Path("hard").mkdir()
+    os.symlink("a", "other")
+    os.symlink(Path("a/x.jpg").resolve(), "links/x.jpg")
+    os.link("a/x.jpg", "hard/x.jpg")
+    before = files()
+    for arguments in (
+        ["a", "--out", "a"],
+        ["a/x.jpg", "--out", "a"],
+        ["a/x.jpg", "--out", "a/../a/x.jpg"],
+        ["a", "--out", "other"],
+        ["a/x.jpg", "--out", "links"],
+        ["a/x.jpg", "--out", "hard"],
+        ["c", "a/b/x.png", "a/x.jpg", "--out", "a"],
+    ):
+        status, out, err = run(*arguments)
+        assert (status, out) == (2, "")
+        assert "is the source" in err
+        assert files() == before
+
+
+def test_a_second_run_writes_again_unless_resuming_is_asked_for(photos, run):
+    run("a", "--out", "out", "--method", "box")
+    os.remove("out/x.jpg")
+    Path("out/none.jpg").write_bytes(b"old")
+    status, out, err = run("a", "--out", "out", "--resume")
+    assert status == 0
+    assert "2 left out by --resume: their results are there" in err
+    assert Path("out/x.jpg").exists()
+    assert Path("out/none.jpg").read_bytes() == b"old"
+    assert "none.jpg" not in out
+    run("a", "--out", "out")
+    assert Path("out/none.jpg").read_bytes() != b"old"
+
+
+def test_unreadable_files_are_listed_and_the_rest_is_done(photos, run):
+    Path("a/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
+    status, _, err = run("a", "gone.png", "--out", "out")
+    assert status == 1
+    assert "a/broken.jpg: it" in err
+    assert "gone.png" in err
+    assert err.splitlines()[-1] == "faceresnet: 2 of 5 not covered"
+    assert set(files("out")) == {"x.jpg", "b/x.png", "none.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a"], "--out"),
+        (["a", "--out", "out", "--method", "smear"], "method must be one of blur, pixelate, box"),
+        (["a", "--out", "out", "--margin", "-1"], "margin must lie in 0..2"),
+        (["a", "--out", "out", "--shape", "star"], "shape must be one of"),
+        (["a", "--out", "out", "--threshold", "2"], "threshold must lie in 0..1"),
+        (["a", "--out", "a/notes.txt"], "is a file"),
+        (["a/x.jpg", "--out", "x.png"], "keeps the format of a/x.jpg: let --out end in .jpg"),
+        (["empty", "--out", "out"], "no photo or video in empty"),
+        (["*.nothing", "--out", "out"], "no file matches *.nothing"),
+        (["rtsp://camera/1", "--out", "out"], "is no file"),
+        (["a", "--out", "blocked"], "is a folder"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(photos, run, arguments, message):
+    Path("empty").mkdir()
+    Path("blocked/x.jpg").mkdir(parents=True)
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not Path("out").exists()
+
+
+def test_a_missing_extra_is_named_before_anything_is_done(photos, run, monkeypatch):
+    Path("a/film.mp4").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "av", None)
+    status, _, err = run("a", "--out", "out")
+    assert status == 2
+    assert "pip install 'faceresnet[video]'" in err
+    assert not Path("out").exists()
+
+
+def test_a_video_among_photos(photos, run):
+    av = pytest.importorskip("av")
+    pytest.importorskip("trackers")
+    with av.open("a/film.avi", "w") as film:
+        stream = film.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        stream.bit_rate = 2_000_000
+        for number in range(10):
+            image = blob_image((96, 128), (30 + 4 * number, 48, 28))
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            film.mux(stream.encode(frame))
+        film.mux(stream.encode())
+    Path("a/broken.mp4").write_bytes(b"no film")
+    status, out, err = run("a", "--out", "out", "--method", "box", "--shape", "rectangle")
+    assert status == 1
+    assert "broken.mp4" in err
+    assert set(files("out")) == {"x.jpg", "b/x.png", "none.jpg", "film.mp4"}
+    assert "film.avi" in out
+    with av.open("out/film.mp4") as film:
+        frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in film.decode(video=0)]
+    assert len(frames) == 10
+    red = [(frame[:, :, 0] - frame[:, :, 1:].max(axis=2) > 100).mean() for frame in frames]
+    assert max(red) < 0.002
+    assert run("a/film.avi", "--out", "one.mkv")[0] == 0
+    assert Path("one.mkv").exists()

@@ -1,0 +1,124 @@
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import blob_image
+from faceresnet.apps.tag.packet import read_regions
+from faceresnet.cli import main
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Photos of one to three faces, one without, a broken one and a text; the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for place, count in {"a/x.jpg": 1, "a/b/y.png": 3, "a/none.jpg": 0, "a/old.bmp": 2}.items():
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        squares = [(36 + 48 * i, 36, 18) for i in range(count)]
+        Image.fromarray(blob_image((96, 200), *squares)).save(place, quality=95)
+    Path("a/notes.txt").write_text("no photo")
+    return tmp_path
+
+
+@pytest.fixture
+def run(blob_model, capsys):
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main(["tag", "--model", str(blob_model), "--threads", "1", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def files():
+    return {
+        str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in Path().rglob("*") if p.is_file()
+    }
+
+
+def test_a_folder_gets_sidecars_and_a_second_run_changes_nothing(photos, run):
+    before = files()
+    status, out, err = run("a")
+    assert (status, err) == (0, "")
+    assert "6 faces in 4 photos, 3 files written" in out
+    after = files()
+    assert set(after) - set(before) == {"a/x.jpg.xmp", "a/b/y.png.xmp", "a/old.bmp.xmp"}
+    assert {name: after[name] for name in before} == before
+    assert len(read_regions(after["a/b/y.png.xmp"][0])) == 3
+    status, out, _ = run("a")
+    assert "6 faces in 4 photos, 0 files written" in out
+    assert files() == after
+
+
+def test_embedding_names_what_holds_no_xmp_and_does_the_rest(photos, run):
+    pytest.importorskip("pyexiv2")
+    pixels = np.asarray(Image.open("a/x.jpg").convert("RGB"))
+    status, out, err = run("a", "--embed")
+    assert status == 1
+    assert "a/old.bmp: its format cannot hold XMP: use --sidecar" in err
+    assert err.splitlines()[-1] == "faceresnet: 1 of 4 not tagged"
+    assert "4 faces in 3 photos, 2 files written" in out
+    assert not list(Path().rglob("*.xmp"))
+    with Image.open("a/x.jpg") as image:
+        assert len(read_regions(image.info["xmp"])) == 1
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), pixels)
+    before = files()
+    assert "4 faces in 3 photos, 0 files written" in run("a", "--embed")[1]
+    assert files() == before
+
+
+def test_unreadable_photos_are_listed_and_the_rest_is_done(photos, run):
+    Path("broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
+    Path("a/x.jpg.xmp").write_text("<a")
+    status, out, err = run("broken.jpg", "gone.jpg", "a/x.jpg", "a/b")
+    assert status == 1
+    assert "3 faces in 1 photos, 1 files written" in out
+    assert all(
+        name in err for name in ("broken.jpg", "gone.jpg", "a/x.jpg: its XMP cannot be read")
+    )
+    assert err.splitlines()[-1] == "faceresnet: 3 of 4 not tagged"
+    assert Path("a/x.jpg.xmp").read_text() == "<a"
+
+
+def test_options(photos, run):
+    assert run("a", "--no-recursive", "--naming", "stem")[0] == 0
+    assert sorted(os.listdir("a")) == [
+        *("b", "none.jpg", "notes.txt", "old.bmp", "old.xmp", "x.jpg", "x.xmp")
+    ]
+    _, out, _ = run("a/b/y.png", "--min-size", "40")
+    assert "0 faces in 1 photos, 0 files written" in out
+    assert not Path("a/b/y.png.xmp").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a", "--naming", "short"], "naming must be one of full, stem"),
+        (["empty"], "no photo in the folder empty"),
+        (["https://example.com/a.jpg"], "is no file"),
+        (["-"], "stdin is no file"),
+        (["a", "--threshold", "2"], "threshold must lie in 0..1"),
+        ([], "source"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(photos, run, arguments, message):
+    Path("empty").mkdir()
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not list(Path().rglob("*.xmp"))
+
+
+def test_a_missing_extra_is_named_before_anything_is_done(photos, run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyexiv2", None)
+    before = files()
+    status, _, err = run("a", "--embed")
+    assert status == 2
+    assert "pip install 'faceresnet[tag]'" in err
+    assert files() == before
+    assert run("a")[0] == 0
