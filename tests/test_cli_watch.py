@@ -94,6 +94,25 @@ def test_quiet_says_nothing(clip, run):
     assert run("clip.mp4", "--quiet") == (0, "", "")
 
 
+def test_a_status_line_leaves_standard_output_alone(clip, blob_model):
+    """A terminal for standard error, a pipe for standard output."""
+    terminal, side = os.openpty()
+    command = [sys.executable, "-m", "faceresnet", "watch", "clip.mp4", "--jsonl", "-"]
+    with subprocess.Popen(
+        [*command, "--model", str(blob_model)], stdout=subprocess.PIPE, stderr=side, text=True
+    ) as process:
+        os.close(side)
+        shown = b""
+        with contextlib.suppress(OSError):  # how a terminal says that nobody writes any more
+            while part := os.read(terminal, 1000):
+                shown += part
+        out, _ = process.communicate(timeout=120)
+    os.close(terminal)
+    assert [json.loads(line)["count"] for line in out.splitlines()] == [1, 1, 0, 0]
+    assert b"connecting" in shown
+    assert b"face_entered" not in shown
+
+
 def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_done(clip, run):
     Path("no.mp4").write_bytes(b"no video")
     status, out, err = run("no.mp4", "clip.mp4")

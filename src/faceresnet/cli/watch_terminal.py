@@ -11,8 +11,13 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.live import Live
+
     from faceresnet.apps.watch.events import Event
     from faceresnet.apps.watch.loop import Status
+
+#: Times a second that the status line is drawn.
+REFRESH_RATE = 2
 
 
 class Terminal:
@@ -24,15 +29,20 @@ class Terminal:
 
     def __init__(self, *, events: bool) -> None:
         from rich.console import Console
+        from rich.live import Live
 
         self._events = events
         self._lock = threading.Lock()
         self._console = Console(stderr=True, highlight=False)
-        self._line = (
-            self._console.status("connecting", spinner="dots")
-            if self._console.is_terminal
-            else None
-        )
+        self._line: Live | None = None
+        if self._console.is_terminal:
+            self._line = Live(
+                "connecting",
+                console=self._console,
+                refresh_per_second=REFRESH_RATE,
+                transient=True,
+                redirect_stdout=sys.stdout.isatty(),  # else events belong where it leads
+            )
 
     def __enter__(self) -> None:
         if self._line:
@@ -71,8 +81,8 @@ class Terminal:
         if self._line:
             lost = f" · {status.undelivered} not delivered" if status.undelivered else ""
             self._line.update(
-                f"{status.up} of {status.cameras} cameras up · {status.rate:.1f} frames/s · "
-                f"{status.faces} faces · {status.events} events{lost}"
+                f"{status.up} of {status.cameras} up · {status.rate:.1f} frames/s · "
+                f"faces now: {status.faces} · events: {status.events}{lost}"
             )
 
 
