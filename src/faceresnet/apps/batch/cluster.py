@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -86,12 +88,17 @@ def _import_ray() -> Any:
 
 def _connect(ray: Any, address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of ours reports to nobody
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise EngineError(f"cannot reach Ray: {error}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would not end the job cleanly
 
 
 def _workers(ray: Any, plan: Plan) -> int:
@@ -115,7 +122,7 @@ def _detect_window(
         _Actor,
         fn_constructor_args=(plan, timeout_s),
         batch_size=1,
-        concurrency=(1, min(workers, len(rows))),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(workers, len(rows))),
         num_cpus=1 if plan.options.on_cpu else 0,
         num_gpus=0 if plan.options.on_cpu else 1,
     )
