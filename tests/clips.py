@@ -91,7 +91,7 @@ def blob_clip(path: Path, *, frames: int = 24, step: int = 4, squares: int = 2, 
     from conftest import blob_image
 
     def picture(number: int) -> np.ndarray:
-        places = [(30 + step * number / (row + 1), 36 + 60 * row, 24) for row in range(squares)]
+        places = [(30 + step * number / (row + 1), 36 + 60 * row, 22) for row in range(squares)]
         return blob_image((60 * squares + 12, 160), *places)
 
     return make_clip(path, frames=frames, picture=picture, **options)

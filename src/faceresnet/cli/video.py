@@ -144,6 +144,8 @@ def video(
             stop=stop,
             progress=wrap,
         )
+        if report.stopped and not report.frames:
+            raise KeyboardInterrupt
     _print_report(report, opened, save, json, bare=film is None and lines is None and not show)
     if report.broke_off or report.lost:
         raise typer.Exit(1)

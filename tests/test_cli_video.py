@@ -1,0 +1,186 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from clips import blob_clip, damage, streams, truncate
+from faceresnet.cli import main
+from faceresnet.video.reading import open_video
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return blob_clip(tmp_path_factory.mktemp("clips") / "whole.mp4", frames=24, sound="aac")
+
+
+@pytest.fixture
+def clip(whole, tmp_path, monkeypatch):
+    """A clip of two blobs, ``a.mp4`` in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.mp4").write_bytes(whole.read_bytes())
+    return Path("a.mp4")
+
+
+@pytest.fixture
+def run(blob_model, capsys):
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main(["video", *map(str, arguments), "--model", str(blob_model), "--threads", "1"])
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def records(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def hidden():
+    return [name for name in os.listdir() if name.startswith(".")]
+
+
+def test_a_film_lines_and_a_table(clip, run):
+    status, out, err = run(clip, "--save", "b.mp4", "--json", "b.jsonl", "--track")
+    assert (status, err) == (0, "")
+    table = {line.split()[0]: line.split() for line in out.splitlines() if line}
+    for stage in ("decode", "detect", "encode", "total"):
+        assert table[stage][1] == "24"
+        assert float(table[stage][3]) > 0
+    assert "48 faces in 24 frames, 2 people" in out
+    assert "see b.mp4" in out
+    assert len(records(Path("b.jsonl").read_text())) == 24
+    assert streams(Path("b.mp4")).keys() == {"video", "audio"}
+    assert hidden() == []
+
+
+def test_lines_on_standard_output_are_nothing_else(clip, run):
+    status, out, err = run(clip, "--json", "-", "--every", "4")
+    assert status == 0
+    assert [record["detected"] for record in records(out)] == [n % 4 == 0 for n in range(24)]
+    assert "track" not in out
+    assert "total" in err
+
+
+def test_nothing_asked_for_says_what_can_be_had(clip, run):
+    status, out, err = run(clip)
+    assert status == 0
+    assert "48 faces in 24 frames" in out
+    assert "--save" in err
+
+
+def test_broken_videos_are_finished_and_say_what_was_lost(clip, run):
+    damage(clip, 0.3, 200)
+    status, _, err = run(clip, "--save", "b.mp4")
+    assert status == 1
+    assert "broken frames of a.mp4 are lost" in err
+    with open_video("b.mp4") as video:
+        assert 4 <= len(list(video)) < 24
+
+
+def test_truncated_videos(clip, run):
+    blob_clip(clip, frames=24, movflags="+faststart")
+    status, _, err = run(truncate(clip, 0.6), "--save", "b.mp4")
+    assert status == 1
+    assert "broken frames of a.mp4 are lost" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gone.mp4"], "there is no video file gone.mp4"),
+        (["."], "is a folder"),
+        (["text.mp4"], "it is no video"),
+        (["99"], "there is no camera 99"),
+        (["a.mp4", "--save", "a.mp4"], "is the video that is read"),
+        (["a.mp4", "--json", "a.mp4"], "is the video that is read"),
+        (["a.mp4", "--json", "."], "is a folder"),
+        (["a.mp4", "--save", "b.avi"], "ends in .mp4"),
+        (["a.mp4", "--save", "text.mp4/b.mp4"], "cannot write"),
+        (["a.mp4", "--json", "text.mp4/b.jsonl"], "cannot write"),
+        (["a.mp4", "--every", "0"], "--every"),
+        (["a.mp4", "--threshold", "2"], "threshold must lie"),
+        (["a.mp4", "--tile", "maybe"], "--tile must be"),
+        (["a.mp4", "--timeout", "0"], "time-outs must be positive"),
+        (["http://127.0.0.1:1/a"], "Connection refused"),
+        ([], "source"),
+    ],
+)
+def test_what_is_refused_is_refused_in_one_line(clip, run, arguments, message):
+    Path("text.mp4").write_text("no video")
+    before = clip.read_bytes()
+    status, out, err = run(*arguments)
+    assert status == 2
+    assert out == ""
+    assert message.lower() in err.lower()
+    assert err.count("\n") == 1
+    assert clip.read_bytes() == before
+    assert hidden() == []
+
+
+def test_a_window_needs_a_screen(clip, run, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    status, _, err = run(clip, "--show")
+    assert status == 2
+    assert "window" in err
+    assert err.count("\n") == 1
+
+
+def test_the_extra_is_named(clip, run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    status, _, err = run(clip)
+    assert status == 2
+    assert "pip install 'faceresnet[video]'" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_keep_what_was_recorded(clip, blob_model, number):
+    blob_clip(clip, frames=150, sound="aac")
+    slow = (
+        "import sys, time\n"
+        "from faceresnet.apps import video\n"
+        "draw = video.draw\n"
+        "video.draw = lambda seen: (time.sleep(0.1), draw(seen))[1]\n"
+        "from faceresnet.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-c", slow, "video", "a.mp4", "--save", "b.mp4", "--json", "b.jsonl"]
+    process = subprocess.Popen(
+        [*command, "--model", str(blob_model), "--threads", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not any(name.endswith("part.mp4") for name in hidden()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "what was done until then is kept" in err
+    assert "Traceback" not in err
+    lines = records(Path("b.jsonl").read_text())
+    with open_video("b.mp4") as video:
+        frames = len(list(video))
+    assert 0 < frames == len(lines) < 150
+    assert hidden() == []
+
+
+def test_stopped_before_the_first_frame(clip, run, monkeypatch):
+    def stop(*_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("faceresnet.apps.video._warm_up", stop)
+    Path("b.mp4").write_text("old")
+    status, _, err = run(clip, "--save", "b.mp4")
+    assert (status, err) == (130, "faceresnet: interrupted\n")
+    assert Path("b.mp4").read_text() == "old"
+    assert hidden() == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
