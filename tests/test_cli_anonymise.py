@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -187,3 +188,16 @@ def test_a_video_among_photos(photos, run):
     assert max(red) < 0.002
     assert run("a/film.avi", "--out", "one.mkv")[0] == 0
     assert Path("one.mkv").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_it_and_leave_nothing_half_done(photos, run, monkeypatch, number):
+    from faceresnet.apps.anonymise import photos as photos_module
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(photos_module, "cover", lambda *_, **__: os.kill(os.getpid(), number))
+    status, _, err = run("a", "--out", "out")
+    assert status == 130
+    assert "interrupted" in err
+    assert not list(Path().glob("out/**/*"))
+    assert signal.getsignal(number) == before

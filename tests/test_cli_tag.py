@@ -44,13 +44,13 @@ def test_a_folder_gets_sidecars_and_a_second_run_changes_nothing(photos, run):
     before = files()
     status, out, err = run("a")
     assert (status, err) == (0, "")
-    assert "6 faces in 4 photos, 3 files written" in out
+    assert "6 faces in 4 photos, 3 sidecars written" in out
     after = files()
     assert set(after) - set(before) == {"a/x.jpg.xmp", "a/b/y.png.xmp", "a/old.bmp.xmp"}
     assert {name: after[name] for name in before} == before
     assert len(read_regions(after["a/b/y.png.xmp"][0])) == 3
     status, out, _ = run("a")
-    assert "6 faces in 4 photos, 0 files written" in out
+    assert "6 faces in 4 photos, 0 sidecars written" in out
     assert files() == after
 
 
@@ -61,13 +61,13 @@ def test_embedding_names_what_holds_no_xmp_and_does_the_rest(photos, run):
     assert status == 1
     assert "a/old.bmp: its format cannot hold XMP: use --sidecar" in err
     assert err.splitlines()[-1] == "faceresnet: 1 of 4 not tagged"
-    assert "4 faces in 3 photos, 2 files written" in out
+    assert "4 faces in 3 photos, 2 photos written" in out
     assert not list(Path().rglob("*.xmp"))
     with Image.open("a/x.jpg") as image:
         assert len(read_regions(image.info["xmp"])) == 1
         np.testing.assert_array_equal(np.asarray(image.convert("RGB")), pixels)
     before = files()
-    assert "4 faces in 3 photos, 0 files written" in run("a", "--embed")[1]
+    assert "4 faces in 3 photos, 0 photos written" in run("a", "--embed")[1]
     assert files() == before
 
 
@@ -76,7 +76,7 @@ def test_unreadable_photos_are_listed_and_the_rest_is_done(photos, run):
     Path("a/x.jpg.xmp").write_text("<a")
     status, out, err = run("broken.jpg", "gone.jpg", "a/x.jpg", "a/b")
     assert status == 1
-    assert "3 faces in 1 photos, 1 files written" in out
+    assert "3 faces in 1 photos, 1 sidecars written" in out
     assert all(
         name in err for name in ("broken.jpg", "gone.jpg", "a/x.jpg: its XMP cannot be read")
     )
@@ -90,7 +90,7 @@ def test_options(photos, run):
         *("b", "none.jpg", "notes.txt", "old.bmp", "old.xmp", "x.jpg", "x.xmp")
     ]
     _, out, _ = run("a/b/y.png", "--min-size", "40")
-    assert "0 faces in 1 photos, 0 files written" in out
+    assert "0 faces in 1 photos, 0 sidecars written" in out
     assert not Path("a/b/y.png.xmp").exists()
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -106,17 +109,19 @@ def anonymise(
     report = _Report()
     failures: list[Exception] = []
     several = len(todo) > 1 and not any(job.is_video for job in todo)
-    for job in progress("Covering", len(todo))(todo) if several else todo:
-        try:
-            if job.is_video:
-                options = _VideoOptions(hold, sound, threads)
-                report.add(job, *_cover_video(job, detector, covering, options))
-            else:
-                report.add(job, *_cover_photo(job, detector, covering, limit))
-        except (ImageError, VideoError) as error:
-            failures.append(error)
-        except OSError as error:
-            failures.append(ImageError(f"cannot write {job.target}: {error.strerror or error}"))
+    with _terminable():
+        for job in progress("Covering", len(todo))(todo) if several else todo:
+            try:
+                if job.is_video:
+                    options = _VideoOptions(hold, sound, threads)
+                    report.add(job, *_cover_video(job, detector, covering, options))
+                else:
+                    report.add(job, *_cover_photo(job, detector, covering, limit))
+            except (ImageError, VideoError) as error:
+                failures.append(error)
+            except OSError as error:
+                reason = error.strerror or error
+                failures.append(ImageError(f"cannot write {job.target}: {reason}"))
     report.print()
     if skipped := len(jobs) - len(todo):
         print(f"{skipped} left out by --resume: their results are there", file=sys.stderr)
@@ -132,6 +137,24 @@ def anonymise(
     if failures:
         print(f"faceresnet: {len(failures)} of {len(todo)} not covered", file=sys.stderr)
         raise typer.Exit(1)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the job as Ctrl-C does: what is half written is removed."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread, which alone may ask for signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -77,7 +76,7 @@ def tag(
     detector = FaceDetector(
         model, threshold=threshold, max_side=max_side, engine=engine, threads=threads
     )
-    report = _Report()
+    report = _Report("photos" if embed else "sidecars")
     failures: list[Exception] = []
     read = read_ahead(sources, images.MAX_PIXELS)
     photos = progress("Tagging", len(sources))(read) if len(sources) > 1 else read
@@ -102,29 +101,24 @@ def tag(
 class _Report:
     """A row for each photo, and what it comes to."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: str) -> None:
         from rich.table import Table
 
         self._table = Table(box=None, header_style="bold", pad_edge=False)
         self._table.add_column("photo", overflow="fold")
         for column in ("faces", "known before", "named"):
             self._table.add_column(column, justify="right", no_wrap=True)
-        self._table.add_column("regions", overflow="fold")
+        self._table.add_column("regions", no_wrap=True)
+        self._files = files
         self._faces = self._written = 0
 
     def add(self, name: str, tagged: object) -> None:
         from faceresnet.apps.tag import Tagged
 
         assert isinstance(tagged, Tagged)
-        target = tagged.target
-        if target is None:
-            place = "none"
-        elif not tagged.changed:
-            place = f"unchanged in {target.name}"
-        else:
-            place = f"written to {target.name}"
+        place = "none" if tagged.target is None else "written" if tagged.changed else "unchanged"
         numbers = (tagged.faces, tagged.known or "", tagged.named or "")
-        self._table.add_row(_plain(name), *map(str, numbers), _plain(place))
+        self._table.add_row(_plain(name), *map(str, numbers), place)
         self._faces += tagged.faces
         self._written += tagged.changed
 
@@ -135,10 +129,11 @@ class _Report:
             return
         Console().print(self._table)
         print(
-            f"{self._faces} faces in {self._table.row_count} photos, {self._written} files written"
+            f"{self._faces} faces in {self._table.row_count} photos, {self._written} "
+            f"{self._files} written"
         )
 
 
-def _plain(text: str | Path) -> str:
+def _plain(text: str) -> str:
     """Text that rich takes for no markup."""
-    return str(text).replace("[", r"\[")
+    return text.replace("[", r"\[")

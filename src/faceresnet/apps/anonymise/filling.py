@@ -86,7 +86,10 @@ def fill(looks: Sequence[Look], filling: Filling) -> list[Boxes]:
     def hold(face: _Found, hold_s: float, step: int) -> None:
         """Let a box stay for a while after (step 1) or before (-1) its frame."""
         grown, other = _grown(face.box, filling.growth), face.frame + step
-        while 0 <= other < len(looks) and abs(times_s[other] - times_s[face.frame]) <= hold_s + CLOCK_S:
+        while (
+            0 <= other < len(looks)
+            and abs(times_s[other] - times_s[face.frame]) <= hold_s + CLOCK_S
+        ):
             filled[other].append(grown)
             other += step
 

@@ -8,8 +8,9 @@ waiting in memory, and memory stays flat however long the video is.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,8 +87,9 @@ def anonymise_video(
         with VideoWriter(
             target, video, encoding=Encoding(quality=QUALITY, threads=threads), metadata=False
         ) as film:
-            for frame in watch("Covering", len(boxes), _ahead(video)):
-                film.write(_covered(frame, source, pts, boxes, covering), frame)
+            with closing(_ahead(video)) as frames:
+                for frame in watch("Covering", len(boxes), frames):
+                    film.write(_covered(frame, source, pts, boxes, covering), frame)
             if film.frames != len(boxes):
                 raise _changed(source)
         return CoveredVideo(count(looks), film.frames, video.broken, tuple(film.warnings))
@@ -105,11 +107,12 @@ def _look(
         if video.live:
             raise VideoError(f"{video.name} has no end: record it first, then name the file")
         tracker = Tracker(video.rate, threshold=0.0, lost_s=filling.bridge_s, min_iou=TRACK_IOU)
-        for frame in watch("Looking", video.frame_count, _ahead(video)):
-            faces = detect(frame.image)
-            pts.append(frame.pts)
-            ids = tracker(faces, frame.time_s)
-            looks.append(Look(frame.time_s, faces.boxes, faces.scores, ids))
+        with closing(_ahead(video)) as frames:
+            for frame in watch("Looking", video.frame_count, frames):
+                faces = detect(frame.image)
+                pts.append(frame.pts)
+                ids = tracker(faces, frame.time_s)
+                looks.append(Look(frame.time_s, faces.boxes, faces.scores, ids))
     return pts, looks
 
 
@@ -128,8 +131,11 @@ def _changed(source: Path) -> VideoError:
     return VideoError(f"{source} changed while it was read, or decodes differently each time")
 
 
-def _ahead(frames: Iterator[Frame]) -> Iterator[Frame]:
-    """The frames, decoded in another thread before they are asked for."""
+def _ahead(frames: Iterator[Frame]) -> Generator[Frame, None, None]:
+    """The frames, decoded in another thread before they are asked for.
+
+    Close it before the video: the thread may be decoding.
+    """
     with ThreadPoolExecutor(max_workers=1) as reader:
         waiting: deque[Future[Frame | None]] = deque(
             reader.submit(next, frames, None) for _ in range(AHEAD)
