@@ -2,6 +2,11 @@
 
 import asyncio
 import io
+import os
+import re
+import signal
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -176,3 +181,56 @@ def blobs(blob_detector):
 def photo():
     """A photo with two blobs, as JPEG."""
     return encode(blob_image((96, 200), (36, 36, 18), (84, 36, 18)), quality=95)
+
+
+class Server:
+    """`faceresnet serve` as its own process, on a free port."""
+
+    def __init__(self, *arguments, environment=None):
+        command = [sys.executable, "-m", "faceresnet", "serve", "--port", "0", *map(str, arguments)]
+        self.running = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+        self.said = self.running.stdout.readline()
+        address = re.search(r"page (https?://\S+)/", self.said)
+        if address is None:
+            raise AssertionError(self.running.communicate(timeout=60))
+        self.address = address[1]
+
+    def wait_until_ready(self, workers=1):
+        def ready():
+            found = re.search(r"^faceresnet_ready_workers (\S+)", self.get("/metrics").text, re.M)
+            return found and float(found[1]) == workers
+
+        wait_for(ready, 120)
+        return self
+
+    def get(self, path):
+        return httpx.get(self.address + path, timeout=60, trust_env=False)
+
+    def post(self, path, **options):
+        return httpx.post(self.address + path, timeout=60, trust_env=False, **options)
+
+    def end(self, number=signal.SIGTERM):
+        """Ask the service to end; its exit status and what it said on standard error."""
+        if self.running.poll() is None:
+            self.running.send_signal(number)
+        try:
+            _, errors = self.running.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.running.kill()
+            self.running.communicate()
+            raise
+        return self.running.returncode, errors
+
+
+@pytest.fixture(scope="session")
+def server(blob_model):
+    """A service with the blob model in a process of its own."""
+    server = Server("--model", blob_model, "--threads", "1").wait_until_ready()
+    yield server
+    server.end()

@@ -1,0 +1,134 @@
+"""The service as a running program: workers, signals, https."""
+
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import httpx
+import pytest
+
+from conftest import blob_image
+
+from .conftest import Server, encode, wait_for
+
+
+def test_a_photo_over_a_socket(server, photo):
+    answer = server.post("/v1/detect", files={"file": ("a.jpg", photo)})
+    assert len(answer.json()["images"][0]["faces"]) == 2
+    assert "server" not in answer.headers
+
+
+def test_chunked_bodies(server, photo):
+    answer = server.post("/v1/detect", content=iter([photo[:1000], photo[1000:]]))
+    assert answer.request.headers["transfer-encoding"] == "chunked"
+    assert len(answer.json()["images"][0]["faces"]) == 2
+
+
+def test_clients_that_hang_up_leave_nothing_behind(server, photo):
+    host, port = server.address.removeprefix("http://").split(":")
+    head = f"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Length: {len(photo)}\r\n\r\n".encode()
+    for part in (head, head + photo[:100], head + photo, b"\x00\xff\r\n\r\n", b"POST"):
+        for _ in range(5):
+            with socket.create_connection((host, int(port))) as connection:
+                connection.sendall(part)
+    wait_for(lambda: "faceresnet_held_images 0.0" in server.get("/metrics").text)
+    assert server.post("/v1/detect", content=photo).status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_is_in_work_is_answered_before_the_end(blob_model, number):
+    """The signal comes while photos are waiting; all are answered, and the service ends with 0."""
+    server = Server("--model", blob_model, "--threads", "1", "--batch-size", "1").wait_until_ready()
+    large = encode(blob_image((2400, 2400), (36, 36, 18)), "JPEG", quality=95)
+    answers = []
+    clients = [
+        threading.Thread(
+            target=lambda: answers.append(server.post("/v1/detect", content=large).status_code)
+        )
+        for _ in range(3)
+    ]
+    for client in clients:
+        client.start()
+    wait_for(lambda: "faceresnet_held_images 0.0" not in server.get("/metrics").text)
+    status, errors = server.end(number)
+    for client in clients:
+        client.join()
+    assert (status, errors) == (0, "")
+    assert answers == [200, 200, 200]
+
+
+def test_several_workers_count_together(blob_model, photo):
+    """Whichever worker answers /metrics answers for all."""
+    server = Server("--model", blob_model, "--threads", "2", "--workers", "2").wait_until_ready(2)
+    for _ in range(10):
+        assert server.post("/v1/detect", content=photo).status_code == 200
+    for _ in range(3):
+        assert "faceresnet_images_total 10.0" in server.get("/metrics").text
+    assert server.end() == (0, "")
+
+
+def test_a_worker_that_dies_is_replaced(blob_model, photo):
+    server = Server("--model", blob_model, "--threads", "2", "--workers", "2").wait_until_ready(2)
+    children = f"/proc/{server.running.pid}/task/{server.running.pid}/children"
+    try:
+        with open(children) as file:
+            before = file.read().split()
+    except OSError:
+        server.end()
+        pytest.skip("the workers are found in /proc here")
+    workers = [pid for pid in before if b"spawn_main" in _command(pid)]
+    subprocess.run(["kill", "-9", workers[0]], check=True)
+
+    def answers():
+        try:
+            return server.post("/v1/detect", content=photo).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def replaced():
+        with open(children) as file:
+            return len(set(file.read().split()) - set(before)) == 1
+
+    wait_for(replaced, 60)
+    wait_for(answers, 60)
+    server.end()
+
+
+def _command(pid):
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        return file.read()
+
+
+def test_https(blob_model, photo, tmp_path):
+    import ssl
+
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    try:
+        subprocess.run(
+            [*command, *subject, "-keyout", key, "-out", certificate],
+            check=True,
+            capture_output=True,
+        )
+    except FileNotFoundError:
+        pytest.skip("apt install openssl")
+    files = ["--certificate", certificate, "--certificate-key", key]
+    server = Server("--model", blob_model, "--threads", "1", *files)
+    assert server.address.startswith("https://")
+    context = ssl.create_default_context(cafile=str(certificate))
+    with httpx.Client(verify=context, trust_env=False, timeout=60) as client:
+        wait_for(lambda: client.get(f"{server.address}/readyz").status_code == 200, 60)
+        assert client.post(f"{server.address}/v1/detect", content=photo).status_code == 200
+    assert server.end()[0] == 0
+
+
+def test_a_slow_client_does_not_hold_the_others_up(server, photo):
+    host, port = server.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as slow:
+        slow.sendall(b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n\xff")
+        start = time.monotonic()
+        assert server.post("/v1/detect", content=photo).status_code == 200
+        assert time.monotonic() - start < 20
