@@ -281,6 +281,14 @@ def test_a_new_sidecar_takes_over_what_the_photo_says(tmp_path):
     assert b'mwg-rs:Rotation="0.1"' in sidecar
 
 
+def test_faces_that_the_photo_names_itself_need_no_sidecar(tmp_path):
+    path = tmp_path / "photo.jpg"
+    picture().save(path, xmp=NAMED.encode())
+    result = tag(path, detections(BOXES[:1]), SIDECAR)
+    assert (result.target, result.known, result.named) == (None, 1, 1)
+    assert os.listdir(tmp_path) == ["photo.jpg"]
+
+
 def test_regions_of_a_picture_of_another_shape_are_not_touched(tmp_path):
     path, sidecar = tmp_path / "photo.jpg", tmp_path / "photo.jpg.xmp"
     picture().save(path)

@@ -43,12 +43,8 @@ def open_photo(
             finally:
                 PILImage.MAX_IMAGE_PIXELS = theirs
         with image:
-            pixels = image.width * image.height * getattr(image, "n_frames", 1)
-            if max_pixels is not None and pixels > max_pixels:
-                raise ImageError(
-                    f"it has {pixels:,} pixels in all its frames, more than the limit of "
-                    f"{max_pixels:,}: raise max_pixels (--max-pixels) if you trust the file"
-                )
+            if max_pixels is not None:
+                _check_pixels(image, max_pixels)
             yield image
     except (ImageError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
@@ -57,3 +53,12 @@ def open_photo(
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(f"it cannot be read: {reason}") from error
+
+
+def _check_pixels(image: PILImage.Image, max_pixels: int) -> None:
+    pixels = image.width * image.height * getattr(image, "n_frames", 1)
+    if pixels > max_pixels:
+        raise ImageError(
+            f"it has {pixels:,} pixels in all its frames, more than the limit of {max_pixels:,}: "
+            "raise max_pixels (--max-pixels) if you trust the file"
+        )

@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from faceresnet.apps.photo_files import open_photo
 from faceresnet.apps.tag import packet as packet_
 from faceresnet.apps.tag.regions import Region, to_stored, unmatched
 from faceresnet.atomic import replacing
@@ -191,18 +192,14 @@ def _stored(path: Path) -> _Stored:
     Raises:
         ImageError: it cannot be read.
     """
-    from PIL import Image
     from PIL.TiffImagePlugin import TiffImageFile
 
-    try:
-        with Image.open(path) as image:
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            size = image.height, image.width
-            if isinstance(image, TiffImageFile):  # Pillow names the upright size
-                size = image.tag_v2[_LENGTH], image.tag_v2[_WIDTH]
-            packet = image.info.get("xmp")
-    except Exception as error:  # decoders raise whatever their format's parser stumbles over
-        raise ImageError(f"its header cannot be read ({error})") from error
+    with open_photo(path, max_pixels=None) as image:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        size = image.height, image.width
+        if isinstance(image, TiffImageFile):  # Pillow names the upright size
+            size = image.tag_v2[_LENGTH], image.tag_v2[_WIDTH]
+        packet = image.info.get("xmp")
     if orientation not in range(1, 9):
         orientation = 1
     return _Stored(size, orientation, packet.strip(b"\0") if packet else None)

@@ -107,7 +107,7 @@ def with_faces(
         there = [_region(item) for item in layout.items]
     own = [region for region in there if region.own]
     new = unmatched(faces, [region for region in there if not region.own])
-    if not adopted and same(own, new):
+    if same(own, new):
         return packet
     written = b"".join(_new_item(face) for face in new)
     if packet is None:
