@@ -274,11 +274,36 @@ def faceresnet_n_native() -> Recipe:
     )
 
 
+def faceresnet_n_self() -> Recipe:
+    """The last part of `faceresnet_n`: photos whose labels the model itself has mended.
+
+    ``faceresnet train --recipe faceresnet-n-self --init RUN2/checkpoints/last.ckpt --data DIR2
+    --out RUN3``, where ``faceresnet data relabel`` made DIR2
+
+    Crowds are drawn more often, as the faces in their ignored heads are labelled now, and more
+    images are blurred.
+    """
+    before = faceresnet_n_native()
+    return replace(
+        before,
+        name="faceresnet-n-self",
+        augmentation=replace(
+            before.augmentation,
+            grids=(0.55, 0.2, 0.15, 0.1),
+            native=0.5,
+            blur=0.25,
+            event_weights=(("wider", 6.0), ("heads", 4.0), ("masks_b", 1.5), ("masks_a", 0.5)),
+        ),
+        schedule=Schedule(iterations=4_000, rate=1e-3, warmup=200, average=0.998, validate_every=8),
+    )
+
+
 RECIPES = {
     "paper": paper,
     "faceresnet-50": faceresnet_50,
     "faceresnet-n": faceresnet_n,
     "faceresnet-n-native": faceresnet_n_native,
+    "faceresnet-n-self": faceresnet_n_self,
 }
 
 

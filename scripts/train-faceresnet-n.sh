@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Trains faceresnet-n from nothing, the way the shipped weights were made, and exports it.
+#
+#   scripts/train-faceresnet-n.sh DATA OUT [option of faceresnet train ...]
+#
+# DATA is laid out as WIDER FACE. Three parts: faceresnet-n learns from the labels as they are;
+# faceresnet-n-native adds tiny faces in their own size; then the model labels its training photos
+# again (data relabel) and faceresnet-n-self learns from those. Killed at any point, the same command
+# goes on. EVENTS names the events of DATA whose labels leave out no face.
+set -euo pipefail
+[ $# -ge 2 ] || { sed -n '2,4p' "$0" | cut -c3- >&2; exit 2; }
+data=$1 out=$2
+shift 2
+complete=()
+for event in ${EVENTS-wider masks_b heads}; do complete+=(--complete "$event"); done
+
+# part RECIPE DATA INIT [option ...]: one run, begun, gone on with, or done already.
+part() {
+  local recipe=$1 photos=$2 init=$3 run=$out/$1
+  shift 3
+  [ ! -e "$run/done" ] || return 0
+  local how=()
+  if [ -e "$run/recipe.json" ]; then
+    how=(--resume)
+  elif [ -n "$init" ]; then
+    how=(--init "$init")
+  fi
+  faceresnet train --recipe "$recipe" --data "$photos" --out "$run" "${how[@]}" "$@"
+  touch "$run/done"
+}
+
+mkdir -p "$out"
+part faceresnet-n "$data" "" "$@"
+part faceresnet-n-native "$data" "$out/faceresnet-n/checkpoints/last.ckpt" "$@"
+if [ ! -e "$out/relabelled/done" ]; then
+  faceresnet export "$out/faceresnet-n-native" --out "$out/teacher.onnx" --checkpoint last
+  faceresnet data relabel --data "$data" --out "$out/relabelled" --model "$out/teacher.onnx" \
+    "${complete[@]}"
+  touch "$out/relabelled/done"
+fi
+part faceresnet-n-self "$out/relabelled" "$out/faceresnet-n-native/checkpoints/last.ckpt" "$@"
+faceresnet export "$out/faceresnet-n-self" --out "$out/faceresnet-n.onnx" --int8 --data "$data" \
+  --checkpoint last --weights "$out/faceresnet-n.safetensors"

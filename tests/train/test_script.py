@@ -1,0 +1,47 @@
+"""The script that makes the shipped weights, on four photos and two iterations a part."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from faceresnet.engine import read_spec
+from faceresnet.widerface import read_split
+from train.test_cli import HERE, SETTINGS
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train-faceresnet-n.sh"
+
+
+def run(*arguments):
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return subprocess.run(
+        [SCRIPT, *map(str, arguments)],
+        env={**os.environ, "PATH": path, "EVENTS": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_from_nothing_to_a_model_and_on_after_a_break(data, tmp_path):
+    out = tmp_path / "out"
+    done = run(data, out, *SETTINGS, *HERE)
+    assert done.returncode == 0, done.stderr
+    assert read_spec(out / "faceresnet-n.onnx").precision == "int8"
+    assert (out / "faceresnet-n.safetensors").exists()
+    assert len(read_split(out / "relabelled", "train")) == 4
+
+    (out / "faceresnet-n-self" / "done").unlink()  # as if killed before the last part was noted
+    before = (out / "relabelled" / "done").stat().st_mtime_ns
+    done = run(data, out, *SETTINGS, *HERE)
+    assert done.returncode == 0, done.stderr
+    assert (out / "relabelled" / "done").stat().st_mtime_ns == before
+
+
+def test_without_arguments_it_says_how():
+    done = run()
+    assert done.returncode == 2
+    assert "DATA OUT" in done.stderr
