@@ -4,7 +4,8 @@ Blurring and pixelating are the same step: the covered region is averaged down t
 nothing else of it goes on. Blurring spreads the cells smoothly, pixelating shows them. A filter
 with a large kernel alone could be inverted; an average over a sixth of a face cannot. Whoever has a
 list of people to choose from may still guess from a few cells (McPherson, Shokri and Shmatikov
-2016, Defeating Image Obfuscation with Deep Learning): only ``box`` leaves nothing to guess from.
+2016, Defeating Image Obfuscation with Deep Learning), and from the cells of many frames of a video
+more than from one. Only ``box`` leaves nothing to guess from.
 """
 
 from __future__ import annotations
