@@ -135,6 +135,7 @@ def test_unreadable_files_are_listed_and_the_rest_is_done(photos, run):
         (["a", "--out", "out", "--method", "smear"], "method must be one of blur, pixelate, box"),
         (["a", "--out", "out", "--margin", "-1"], "margin must lie in 0..2"),
         (["a", "--out", "out", "--shape", "star"], "shape must be one of"),
+        (["a", "--out", "out", "--hold", "-1"], "must not be negative"),
         (["a", "--out", "out", "--threshold", "2"], "threshold must lie in 0..1"),
         (["a", "--out", "a/notes.txt"], "is a file"),
         (["a/x.jpg", "--out", "x.png"], "keeps the format of a/x.jpg: let --out end in .jpg"),

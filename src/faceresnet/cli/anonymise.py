@@ -93,10 +93,12 @@ def anonymise(
     """
     from faceresnet import images
     from faceresnet.apps.anonymise import Covering
+    from faceresnet.apps.anonymise.filling import Filling
     from faceresnet.detector import FaceDetector
     from faceresnet.errors import ImageError, VideoError
 
     covering = Covering(method, margin, shape)
+    Filling(hold_s=hold)  # refuses what it cannot be, before anything is done
     jobs, ignored = _plan(source, out, recursive=recursive)
     _refuse_overwriting(jobs)
     todo = [job for job in jobs if not (resume and job.target.exists())]
