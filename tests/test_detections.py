@@ -220,3 +220,16 @@ def test_tracks_in_supervision(tracked, faces):
     pytest.importorskip("supervision")
     assert tracked.to_supervision().tracker_id.tolist() == [7, -1, 3]
     assert faces.to_supervision().tracker_id is None
+
+
+def test_supervision_and_back(tracked, faces):
+    sv = pytest.importorskip("supervision")
+    for ours in (tracked, faces, Detections.empty(SIZE)):
+        assert Detections.from_supervision(ours.to_supervision(), SIZE) == ours
+    bare = Detections.from_supervision(sv.Detections(xyxy=BOXES), SIZE)
+    assert bare.scores.tolist() == [1, 1, 1]
+    assert bare.tracks is None
+    assert Detections.from_supervision(sv.Detections.empty(), SIZE) == Detections.empty(SIZE)
+    kept = tracked.to_supervision()
+    part = Detections.from_supervision(kept[kept.confidence > 0.6], SIZE)
+    assert part == tracked.filter(min_score=0.6)

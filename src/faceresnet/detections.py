@@ -72,6 +72,27 @@ class Detections:
         """No face in an image of `size` (height, width) px."""
         return cls(np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.float32), size)
 
+    @classmethod
+    def from_supervision(
+        cls, detections: supervision.Detections, size: tuple[int, int]
+    ) -> Detections:
+        """The inverse of `to_supervision`, in the order of `detections`; other classes count too.
+
+        Args:
+            detections: with or without confidence, which is 1 where there is none.
+            size: (height, width) px of the image, which supervision does not know.
+        """
+        boxes = np.asarray(detections.xyxy, dtype=np.float32).reshape(-1, 4)
+        scores, tracks = detections.confidence, detections.tracker_id
+        if scores is None:
+            scores = np.ones(len(boxes), dtype=np.float32)
+        return cls(
+            boxes,
+            np.asarray(scores, dtype=np.float32),
+            size,
+            None if tracks is None else np.asarray(tracks, dtype=np.int64),
+        )
+
     def __len__(self) -> int:
         return len(self.scores)
 
