@@ -193,6 +193,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
             env={**os.environ, **(environment or {})},
         )
         self.said = self.running.stdout.readline()
@@ -222,7 +223,7 @@ class Server:
         try:
             _, errors = self.running.communicate(timeout=60)
         except subprocess.TimeoutExpired:
-            self.running.kill()
+            os.killpg(self.running.pid, signal.SIGKILL)  # workers would keep the pipes open
             self.running.communicate()
             raise
         return self.running.returncode, errors

@@ -264,15 +264,19 @@ class Batcher:
     def _detect_all(self, detector: Detector) -> None:
         while batch := self._next_batch():
             wanted = [job for job in batch if not job.future.cancelled()]
-            try:
-                self._detect(detector, wanted)
-            finally:
-                for job in batch:
-                    job.image = None
-                with self._lock:
-                    self._held -= len(batch)
-                    self._pixels -= sum(job.pixels for job in batch)
-                    self._to_read.notify_all()
+            outcomes = self._detect(detector, wanted)
+            for job in batch:
+                job.image = None
+            # Before anyone hears of the results: who does finds the room that they leave.
+            with self._lock:
+                self._held -= len(batch)
+                self._pixels -= sum(job.pixels for job in batch)
+                self._to_read.notify_all()
+            for job, outcome in zip(wanted, outcomes, strict=True):
+                if isinstance(outcome, Found):
+                    _finish(job, outcome)
+                else:
+                    _fail(job, outcome)
 
     def _next_batch(self) -> list[Job]:
         """The oldest image and others of its size and threshold; empty when closed.
@@ -299,28 +303,26 @@ class Batcher:
         shape = job.image.shape
         return images.padded_size((shape[0], shape[1]), self._multiple), job.threshold
 
-    def _detect(self, detector: Detector, jobs: Sequence[Job]) -> None:
+    def _detect(self, detector: Detector, jobs: Sequence[Job]) -> list[Found | Exception]:
         """Look at images of one size together; if that fails, at each alone."""
         if not jobs:
-            return
+            return []
         start = time.perf_counter()
         try:
             found = detector.batch(
                 [job.image for job in jobs if job.image is not None], jobs[0].threshold
             )
+            whole = [_at_full_size(faces, job.size) for faces, job in zip(found, jobs, strict=True)]
         except Exception as error:
             if len(jobs) == 1:
-                _fail(jobs[0], error)
-                return
-            for job in jobs:
-                self._detect(detector, [job])
-            return
+                return [error]
+            return [outcome for job in jobs for outcome in self._detect(detector, [job])]
         detect_s = time.perf_counter() - start
         self._listener.detected(len(jobs), detect_s)
-        for job, faces in zip(jobs, found, strict=True):
-            wait_s = start - job.submitted - job.read_s
-            faces = _at_full_size(faces, job.size)
-            _finish(job, Found(faces, wait_s, job.read_s, detect_s, len(jobs)))
+        return [
+            Found(faces, start - job.submitted - job.read_s, job.read_s, detect_s, len(jobs))
+            for faces, job in zip(whole, jobs, strict=True)
+        ]
 
 
 def queue_full(held: int) -> Refusal:
