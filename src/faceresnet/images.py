@@ -67,19 +67,28 @@ def read(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image:
             if isinstance(source, str | os.PathLike)
             else source
         )
-        # Pillow's own limit is one global for the process: lift it only while the header is read.
-        with _pillow_limit:
-            theirs, PILImage.MAX_IMAGE_PIXELS = PILImage.MAX_IMAGE_PIXELS, None
-            try:
-                image = PILImage.open(file)
-            finally:
-                PILImage.MAX_IMAGE_PIXELS = theirs
+        image = open_lazily(file)
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist") from error
     except Exception as error:  # decoders raise whatever their format's parser stumbles over
         raise ImageError(f"cannot read {name}: {_reason(error)}") from error
     with image:
         return _convert(image, name, max_pixels)
+
+
+def open_lazily(file: str | os.PathLike[str] | BinaryIO) -> PILImage.Image:
+    """Open a photo with Pillow, however many pixels it claims; nothing is decoded yet.
+
+    Pillow's own limit is one global for the process: it is lifted only while the header is read.
+    """
+    from PIL import Image as PILImage
+
+    with _pillow_limit:
+        theirs, PILImage.MAX_IMAGE_PIXELS = PILImage.MAX_IMAGE_PIXELS, None
+        try:
+            return PILImage.open(file)
+        finally:
+            PILImage.MAX_IMAGE_PIXELS = theirs
 
 
 def _name(source: object) -> str:

@@ -31,18 +31,10 @@ def open_photo(
         ImageError: it cannot be read, or is too large. Inside the ``with`` block as well: decoders
             raise whatever their format's parser stumbles over.
     """
-    from PIL import Image as PILImage
     from PIL import UnidentifiedImageError
 
     try:
-        # Pillow's own limit is one global for the process: lift it only while the header is read.
-        with images._pillow_limit:
-            theirs, PILImage.MAX_IMAGE_PIXELS = PILImage.MAX_IMAGE_PIXELS, None
-            try:
-                image = PILImage.open(source)
-            finally:
-                PILImage.MAX_IMAGE_PIXELS = theirs
-        with image:
+        with images.open_lazily(source) as image:
             if max_pixels is not None:
                 _check_pixels(image, max_pixels)
             yield image
