@@ -301,6 +301,7 @@ def test_the_documentation(page):
     page.get_by_role("link", name="API", exact=True).click()
     expect(page.locator("#post-v1-detect h2")).to_contain_text("/v1/detect")
     expect(page.locator("#post-v1-detect")).to_contain_text("image_too_large")
+    expect(page.locator("#post-v1-detect pre").first).to_contain_text("curl -F file=@photo.jpg")
     expect(page.locator("#schema-Face")).to_contain_text("x1, y1, x2, y2")
 
 

@@ -328,8 +328,10 @@ def _add_detection(app: FastAPI, service: Service) -> None:
     ) -> JSONResponse:
         """Send a photo as the body, a form with one or several files, or addresses.
 
+        ```
         curl -F file=@photo.jpg 'http://localhost:8000/v1/detect?threshold=0.3'
         curl -T photo.jpg -X POST -H 'Content-Type: image/jpeg' http://localhost:8000/v1/detect
+        ```
 
         Photos of many requests go through the network together, so send several at the same time.
         """

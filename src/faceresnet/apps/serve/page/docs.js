@@ -13,10 +13,10 @@ function prose(text) {
   return make("span", {}, ...parts.map((piece, index) => (index % 2 ? make("code", { textContent: piece }) : piece)));
 }
 
-/** A description: paragraphs, and lines indented by four spaces as code. */
+/** A description: paragraphs, and code between fences. */
 function paragraphs(text) {
   return (text ?? "").split(/\n\n+/).filter(Boolean).map((block) =>
-    /^ {4}/.test(block) ? make("pre", { textContent: block.replace(/^ {4}/gm, "") }) : make("p", {}, prose(block)));
+    block.startsWith("```") ? make("pre", { textContent: block.replace(/^```\n?/gm, "").trimEnd() }) : make("p", {}, prose(block)));
 }
 
 function table(heads, rows) {
