@@ -235,6 +235,7 @@ def test_with_the_keyboard_alone(page, blobs):
                 return
         raise AssertionError(f"the keyboard does not reach {condition}")
 
+    page.on("filechooser", lambda chooser: None)  # from here on Playwright takes the dialogue
     tab_to("#files")
     outline = page.locator("label[for=files]").evaluate("e => getComputedStyle(e).outlineStyle")
     assert outline == "solid"  # where the keyboard is can be seen
