@@ -52,6 +52,13 @@ def test_evaluate_uses_the_runs_own_digits(runs) -> None:
     assert by_torch.stdout.split("loss")[0] == result.stdout.split("loss")[0]
 
 
+def test_evaluate_measures_the_last_weights_too(runs) -> None:
+    result = call("evaluate", runs[0], "--checkpoint", "last", "--threads", 1)
+    last = training.read_metrics(runs[0])[-1]
+    assert f"accuracy {last['test_accuracy']:.2%}" in result.stdout
+    assert f"loss {last['test_loss']:.4f}" in result.stdout
+
+
 def test_figure_13(runs, tmp_path) -> None:
     result = call("figure", *runs, "--out", tmp_path / "new" / "figure.png")
     assert result.stdout.strip() == str(tmp_path / "new" / "figure.png")
@@ -116,6 +123,9 @@ def test_what_cannot_be_is_said_in_a_line(runs, mnist, tmp_path, capsys) -> None
         capsys, "train", "--out", runs[0], "--resume", "--batch-size", 21
     )
     assert "holds no run" in refused(capsys, "evaluate", tmp_path)
+    assert "best or last, got 'first'" in refused(
+        capsys, "evaluate", tmp_path, "--checkpoint", "first"
+    )
 
 
 def test_resuming_a_finished_run_changes_nothing(runs) -> None:

@@ -123,13 +123,21 @@ def train(
 
 
 @digits.command()
-def evaluate(run: Run, data: Data = None, engine: Engine = None, threads: Threads = None) -> None:
-    """Measure a run's best weights on the test digits."""
+def evaluate(
+    run: Run,
+    data: Data = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="best (on the validation digits) or last.")
+    ] = "best",
+    engine: Engine = None,
+    threads: Threads = None,
+) -> None:
+    """Measure a run's weights on the test digits."""
     with extra():
         from faceresnet.digits import training
     from faceresnet.digits.data import read_digits
 
-    network = training.open_run(run, engine, threads)
+    network = training.open_run(run, engine, threads, checkpoint=checkpoint)
     test = read_digits(data or Path(training.read_config(run).data), "test")
     score = training.evaluate(network, test)
     wrong = round(len(test) * (1 - score.accuracy))

@@ -228,25 +228,43 @@ def read_config(folder: Path) -> Config:
         raise TrainingError(f"{path} is no configuration: {error}") from error
 
 
-def open_run(folder: Path, engine: str | None = None, threads: int | None = None) -> Engine:
-    """The network of a run with its best weights.
+def open_run(
+    folder: Path,
+    engine: str | None = None,
+    threads: int | None = None,
+    *,
+    checkpoint: str = "best",
+) -> Engine:
+    """The network of a run with its best weights, or its last.
 
     Args:
         folder: the run folder.
         engine: "numpy" or "torch"; None is that which trained it.
         threads: processor threads; None is as many as there are cores.
+        checkpoint: "best", those that did best on the validation digits, or "last".
 
     Raises:
         TrainingError: the folder holds no run, or none that has been measured.
+        ValueError: no such checkpoint.
     """
+    if checkpoint not in ("best", "last"):
+        raise ValueError(f"checkpoint must be best or last, got {checkpoint!r}")
     config = read_config(folder)
-    weights = _read(folder / BEST)
+    if checkpoint == "best":
+        file, weights = folder / BEST, _read(folder / BEST)
+    else:
+        file, prefix = folder / LAST, "weights."
+        weights = {
+            name.removeprefix(prefix): array
+            for name, array in _read(file).items()
+            if name.startswith(prefix)
+        }
     net = NETS[config.net]
     expected = _joined(*initial_weights(net, 0))
     if {name: a.shape for name, a in weights.items()} != {
         name: a.shape for name, a in expected.items()
     }:
-        raise TrainingError(f"{folder / BEST} does not hold the weights of a {config.net}")
+        raise TrainingError(f"{file} does not hold the weights of a {config.net}")
     return open_engine(engine or config.engine, net, config.make_optimiser(), weights, threads)
 
 
