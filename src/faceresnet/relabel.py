@@ -81,8 +81,8 @@ def _inside(
     top_left = np.maximum(found[:, None, :2], ignored[None, :, :2])
     bottom_right = np.minimum(found[:, None, 2:], ignored[None, :, 2:])
     shared: np.ndarray = np.prod((bottom_right - top_left).clip(min=0), axis=2)
-    mostly: np.ndarray = shared >= INSIDE * boxes_.area(found)[:, None]
-    return mostly.any(axis=1)
+    inside: np.ndarray = np.any(shared >= INSIDE * boxes_.area(found)[:, None], axis=1)
+    return inside
 
 
 def write_relabelled(

@@ -117,6 +117,14 @@ def _run(arguments: list[str], debug: bool) -> int:
         else:
             print(f"faceresnet: {_message(error)}", file=sys.stderr)
         return REFUSED
+    except ImportError as error:
+        # The library `trackers` brings the OpenCV with windows, which needs what servers lack.
+        if debug or "libGL" not in str(error):
+            raise
+        print(
+            f"faceresnet: OpenCV cannot be loaded ({error}): apt install libgl1", file=sys.stderr
+        )
+        return REFUSED
     except (KeyboardInterrupt, typer.Abort):
         print("faceresnet: interrupted", file=sys.stderr)
         return INTERRUPTED

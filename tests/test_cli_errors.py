@@ -1,0 +1,20 @@
+import numpy as np
+import pytest
+
+from faceresnet import cli, images
+from faceresnet.cli import main
+
+
+def test_a_system_library_that_is_missing_is_one_line(monkeypatch, tmp_path, capsys, blob_model):
+    def fail(*_):
+        raise ImportError("libGL.so.1: cannot open shared object file")
+
+    photo = tmp_path / "one.png"
+    images.write(np.zeros((64, 64, 3), np.uint8), photo)
+    monkeypatch.setattr(images, "letterbox", fail)
+    with pytest.raises(SystemExit) as stopped:
+        main(["detect", str(photo), "--model", str(blob_model)])
+    assert stopped.value.code == cli.REFUSED
+    error = capsys.readouterr().err
+    assert "apt install libgl1" in error
+    assert len(error.splitlines()) == 1
