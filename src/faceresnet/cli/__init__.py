@@ -121,9 +121,7 @@ def _run(arguments: list[str], debug: bool) -> int:
         # The library `trackers` brings the OpenCV with windows, which needs what servers lack.
         if debug or "libGL" not in str(error):
             raise
-        print(
-            f"faceresnet: OpenCV cannot be loaded ({error}): apt install libgl1", file=sys.stderr
-        )
+        print(f"faceresnet: OpenCV cannot be loaded ({error}): apt install libgl1", file=sys.stderr)
         return REFUSED
     except (KeyboardInterrupt, typer.Abort):
         print("faceresnet: interrupted", file=sys.stderr)

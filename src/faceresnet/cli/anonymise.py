@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from faceresnet.cli.detect import DETECTOR, Device, Engine, Model, Threads
+from faceresnet.cli.options import DETECTOR, Device, Engine, Model, Threads
 from faceresnet.cli.progress import progress
 
 if TYPE_CHECKING:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from faceresnet.cli.detect import DETECTOR, Device, Model, Threshold
+from faceresnet.cli.options import (
+    DETECTOR,
+    Device,
+    MaxSide,
+    Model,
+    Pyramid,
+    Threshold,
+    Tile,
+    parse_tile,
+)
 
 if TYPE_CHECKING:
     from faceresnet.apps.batch import Summary
@@ -51,28 +60,9 @@ def batch(
     ] = None,
     model: Model = "faceresnet-n",
     threshold: Threshold = None,
-    max_side: Annotated[
-        int | None,
-        typer.Option(
-            help="Reduce larger photos to this longer side, px: faster, loses small faces.",
-            show_default="full size",
-            rich_help_panel=DETECTOR,
-        ),
-    ] = None,
-    tile: Annotated[
-        str,
-        typer.Option(
-            help="Cut large photos into tiles: auto, on, off, or a side in px.",
-            rich_help_panel=DETECTOR,
-        ),
-    ] = "auto",
-    pyramid: Annotated[
-        bool,
-        typer.Option(
-            help="Look at large photos at reduced scales, too, for faces that fill them.",
-            rich_help_panel=DETECTOR,
-        ),
-    ] = True,
+    max_side: MaxSide = None,
+    tile: Tile = "auto",
+    pyramid: Pyramid = True,
     runtime: Annotated[
         str,
         typer.Option(
@@ -137,7 +127,6 @@ def batch(
     the exit status 1.
     """
     from faceresnet.apps import batch as batches
-    from faceresnet.cli.detect import parse_tile
 
     options = batches.BatchOptions(
         format=format,

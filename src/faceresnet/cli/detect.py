@@ -8,30 +8,22 @@ from typing import Annotated
 
 import typer
 
+from faceresnet.cli.options import (
+    DETECTOR,
+    RESULTS,
+    Device,
+    Engine,
+    Enlarge,
+    MaxSide,
+    Model,
+    Pyramid,
+    Threads,
+    Threshold,
+    Tile,
+    parse_tile,
+)
 from faceresnet.cli.progress import progress
 from faceresnet.errors import ModelError
-
-DETECTOR = "Detector"
-RESULTS = "Results"
-
-Model = Annotated[
-    str,
-    typer.Option(help="Name of a model, or path to an .onnx file.", rich_help_panel=DETECTOR),
-]
-Threshold = Annotated[
-    float | None,
-    typer.Option(
-        help="Least score to report, 0..1.",
-        show_default="the model's own",
-        rich_help_panel=DETECTOR,
-    ),
-]
-Engine = Annotated[str, typer.Option(help="openvino or onnxruntime.", rich_help_panel=DETECTOR)]
-Device = Annotated[str, typer.Option(help="cpu, gpu, cuda, …", rich_help_panel=DETECTOR)]
-Threads = Annotated[
-    int | None,
-    typer.Option(help="On the CPU.", show_default="one a core", rich_help_panel=DETECTOR),
-]
 
 
 def detect(
@@ -41,35 +33,10 @@ def detect(
     ],
     model: Model = "faceresnet-n",
     threshold: Threshold = None,
-    max_side: Annotated[
-        int | None,
-        typer.Option(
-            help="Reduce larger photos to this longer side, px: faster, loses small faces.",
-            show_default="full size",
-            rich_help_panel=DETECTOR,
-        ),
-    ] = None,
-    enlarge: Annotated[
-        float,
-        typer.Option(
-            help="Look at photos enlarged so many times, 1 to 4: finds smaller faces, slower.",
-            rich_help_panel=DETECTOR,
-        ),
-    ] = 1.0,
-    tile: Annotated[
-        str,
-        typer.Option(
-            help="Cut large photos into tiles: auto, on, off, or a side in px.",
-            rich_help_panel=DETECTOR,
-        ),
-    ] = "auto",
-    pyramid: Annotated[
-        bool,
-        typer.Option(
-            help="Look at large photos at reduced scales, too, for faces that fill them.",
-            rich_help_panel=DETECTOR,
-        ),
-    ] = True,
+    max_side: MaxSide = None,
+    enlarge: Enlarge = 1.0,
+    tile: Tile = "auto",
+    pyramid: Pyramid = True,
     engine: Engine = "openvino",
     device: Device = "cpu",
     threads: Threads = None,
@@ -233,17 +200,3 @@ def demo(
     faces = detector(image)
     images.write(faces.draw(image), save)
     print(f"{len(faces)} faces found, {in_picture} in the picture: see {save}")
-
-
-def parse_tile(text: str) -> bool | int | str:
-    """What --tile means: auto, on, off, or a side in px.
-
-    Raises:
-        ValueError: none of these.
-    """
-    words: dict[str, bool | str] = {"auto": "auto", "on": True, "off": False}
-    if text in words:
-        return words[text]
-    if text.isdecimal():
-        return int(text)
-    raise ValueError(f"--tile must be auto, on, off or a side in px, got '{text}'")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from faceresnet.cli.detect import Device, Engine, Model, Threads
+from faceresnet.cli.options import RESULTS, Device, Engine, Model, Threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from faceresnet.widerface import Photo, Predictions
 
 TRUTH = "What is to be found"
-RESULTS = "Results"
 
 data = typer.Typer(help="Get data sets.", no_args_is_help=True)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from faceresnet.cli.detect import Device, Engine, Model, Threshold
+from faceresnet.cli.options import Device, Engine, Model, Threshold
 from faceresnet.errors import FaceResNetError, MissingExtraError
 
 SERVER = "Server"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from faceresnet.cli.detect import DETECTOR, Engine, Model, Threads, Threshold
+from faceresnet.cli.options import Engine, MaxSide, Model, Threads, Threshold
 from faceresnet.cli.progress import progress
 
 
@@ -41,14 +41,7 @@ def tag(
     ] = True,
     model: Model = "faceresnet-n",
     threshold: Threshold = None,
-    max_side: Annotated[
-        int | None,
-        typer.Option(
-            help="Reduce larger photos to this longer side, px: faster, loses small faces.",
-            show_default="full size",
-            rich_help_panel=DETECTOR,
-        ),
-    ] = None,
+    max_side: MaxSide = None,
     engine: Engine = "openvino",
     threads: Threads = None,
 ) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from faceresnet.cli.detect import Model, Threads
 from faceresnet.cli.evaluate import find_faces, open_detector
+from faceresnet.cli.options import Model, Threads
 from faceresnet.cli.progress import progress
 from faceresnet.errors import DataError, MissingExtraError, TrainingError
 

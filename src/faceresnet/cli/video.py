@@ -12,14 +12,15 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from faceresnet.cli.detect import (
-    DETECTOR,
+from faceresnet.cli.options import (
     RESULTS,
     Device,
     Engine,
+    MaxSide,
     Model,
     Threads,
     Threshold,
+    Tile,
     parse_tile,
 )
 from faceresnet.cli.progress import progress
@@ -67,22 +68,8 @@ def video(
     ] = 1,
     model: Model = "faceresnet-n",
     threshold: Threshold = None,
-    max_side: Annotated[
-        int | None,
-        typer.Option(
-            help="Reduce larger frames to this longer side, px, to look at: faster, loses small "
-            "faces.",
-            show_default="full size",
-            rich_help_panel=DETECTOR,
-        ),
-    ] = None,
-    tile: Annotated[
-        str,
-        typer.Option(
-            help="Cut large frames into tiles: auto, on, off, or a side in px.",
-            rich_help_panel=DETECTOR,
-        ),
-    ] = "auto",
+    max_side: MaxSide = None,
+    tile: Tile = "auto",
     engine: Engine = "openvino",
     device: Device = "cpu",
     threads: Threads = None,

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from faceresnet.cli.detect import DETECTOR, RESULTS, Device, Engine, Model, Threads, Threshold
+from faceresnet.cli.options import (
+    DETECTOR,
+    RESULTS,
+    Device,
+    Engine,
+    MaxSide,
+    Model,
+    Threads,
+    Threshold,
+)
 
 CAMERAS = "Cameras"
 
@@ -77,14 +86,7 @@ def watch(
     ] = 1.0,
     model: Model = "faceresnet-n",
     threshold: Threshold = None,
-    max_side: Annotated[
-        int | None,
-        typer.Option(
-            help="Reduce larger frames to this longer side, px: faster, loses small faces.",
-            show_default="full size",
-            rich_help_panel=DETECTOR,
-        ),
-    ] = None,
+    max_side: MaxSide = None,
     engine: Engine = "openvino",
     device: Device = "cpu",
     threads: Threads = None,

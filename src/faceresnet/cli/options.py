@@ -1,0 +1,72 @@
+"""Options that many commands share: those of the detector."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+DETECTOR = "Detector"
+RESULTS = "Results"
+
+Model = Annotated[
+    str,
+    typer.Option(help="Name of a model, or path to an .onnx file.", rich_help_panel=DETECTOR),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        help="Least score to report, 0..1.",
+        show_default="the model's own",
+        rich_help_panel=DETECTOR,
+    ),
+]
+Engine = Annotated[str, typer.Option(help="openvino or onnxruntime.", rich_help_panel=DETECTOR)]
+Device = Annotated[str, typer.Option(help="cpu, gpu, cuda, …", rich_help_panel=DETECTOR)]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="On the CPU.", show_default="one a core", rich_help_panel=DETECTOR),
+]
+MaxSide = Annotated[
+    int | None,
+    typer.Option(
+        help="Reduce larger pictures to this longer side, px: faster, loses small faces.",
+        show_default="full size",
+        rich_help_panel=DETECTOR,
+    ),
+]
+Enlarge = Annotated[
+    float,
+    typer.Option(
+        help="Look at pictures enlarged so many times, 1 to 4: finds smaller faces, slower.",
+        rich_help_panel=DETECTOR,
+    ),
+]
+Tile = Annotated[
+    str,
+    typer.Option(
+        help="Cut large pictures into tiles: auto, on, off, or a side in px.",
+        rich_help_panel=DETECTOR,
+    ),
+]
+Pyramid = Annotated[
+    bool,
+    typer.Option(
+        help="Look at large pictures at reduced scales, too, for faces that fill them.",
+        rich_help_panel=DETECTOR,
+    ),
+]
+
+
+def parse_tile(text: str) -> bool | int | str:
+    """What --tile means: auto, on, off, or a side in px.
+
+    Raises:
+        ValueError: none of these.
+    """
+    words: dict[str, bool | str] = {"auto": "auto", "on": True, "off": False}
+    if text in words:
+        return words[text]
+    if text.isdecimal():
+        return int(text)
+    raise ValueError(f"--tile must be auto, on, off or a side in px, got '{text}'")
