@@ -287,4 +287,4 @@ def test_memory_stays_flat_over_20_000_frames(begin, tmp_path, monkeypatch):
     print(f"{camera.connections} connections, {events} events")
     assert camera.connections > 2
     assert events > 500
-    assert used[max(used)] - used[2] < 6
+    assert used[max(used)] - used[2] < 8, "MB; a leak of one small frame a look would be 700"

@@ -205,7 +205,7 @@ def _find(
     """Each file once, with its place below its folder; and what was passed over in folders."""
     import glob
 
-    from faceresnet.cli.sources import SUFFIXES
+    from faceresnet.images import SUFFIXES
 
     found: dict[Path, tuple[Path, PurePath]] = {}
     ignored = []

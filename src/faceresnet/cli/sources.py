@@ -17,11 +17,6 @@ from pathlib import Path, PurePath
 from faceresnet import __version__, images
 from faceresnet.errors import ImageError
 
-#: Files that count as photos when a folder or a glob is searched.
-SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"}
-    | {".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
-)
 #: Suffixes kept for pictures with boxes; other formats become .png.
 KEPT_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp"])
 STDIN = "-"
@@ -122,7 +117,7 @@ def _in_folder(folder: Path, recursive: bool) -> Iterator[tuple[str, PurePath, P
 
 
 def _is_photo(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in images.SUFFIXES and not path.name.startswith(".")
 
 
 def _unique(target: PurePath, taken: set[str]) -> PurePath:

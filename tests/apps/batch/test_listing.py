@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from faceresnet.apps.batch import listing
 from faceresnet.apps.batch.listing import Cell, fingerprint, from_json, list_entries, name, to_json
-from faceresnet.cli.sources import SUFFIXES
 from faceresnet.errors import DataError
 
 
@@ -30,10 +29,6 @@ def table(path, **columns):
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), path)
     return str(path)
-
-
-def test_photos_are_the_same_as_elsewhere():
-    assert listing.PHOTOS == SUFFIXES
 
 
 def test_a_folder_is_searched_in_order(folder):

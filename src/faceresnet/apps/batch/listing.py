@@ -14,14 +14,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, TypeAlias, cast
 
+from faceresnet import images
 from faceresnet.apps.batch.rows import require_pyarrow
 from faceresnet.errors import DataError, MissingExtraError
 
-#: Files that count as photos when a folder is searched.
-PHOTOS = frozenset(
-    {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"}
-    | {".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
-)
 TABLES = frozenset([".parquet", ".parq"])
 STDIN = "-"
 #: Of a Parquet file, how much of its end, where its statistics stand, makes its fingerprint.
@@ -125,7 +121,7 @@ def _entries(source: str, column: str | None) -> Iterator[Entry]:
         photos = 0
         for path in _walk(source):
             suffix = _suffix(path)
-            if suffix in PHOTOS:
+            if suffix in images.SUFFIXES:
                 photos += 1
                 yield path
             elif suffix in TABLES:
@@ -138,7 +134,7 @@ def _entries(source: str, column: str | None) -> Iterator[Entry]:
         for file in files:
             if _suffix(file) in TABLES:
                 yield from _cells(file, column)
-            elif len(files) > 1 or _suffix(file) in PHOTOS:
+            elif len(files) > 1 or _suffix(file) in images.SUFFIXES:
                 yield file
             else:
                 with open_file(file) as lines:
@@ -309,7 +305,7 @@ def fingerprint(source: str) -> str:
     if source == STDIN or glob.has_magic(source) or _is_folder(source):
         return ""
     suffix = _suffix(source)
-    if suffix in PHOTOS:
+    if suffix in images.SUFFIXES:
         return ""
     with open_file(source) as file:
         if suffix not in TABLES:
