@@ -1,4 +1,4 @@
-"""Dense face detection: find every face in a photo, from 6 px to frame-filling.
+"""Dense face detection: find every face in a photo, from tiny to frame-filling.
 
     from faceresnet import FaceDetector
 
