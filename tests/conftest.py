@@ -4,11 +4,16 @@ The functions of the modules below are compiled with the shapes in their signatu
 """
 
 import os
+import signal
 
 import jaxtyping
 
 CHECKED = ["faceresnet.boxes", "faceresnet.anchors", "faceresnet.spec", "faceresnet.detections"]
 jaxtyping.install_import_hook(CHECKED, "shape_checks.check")
+
+# Ctrl-C is tested in processes that tests start; those of a shell's background jobs ignore it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pathlib import Path  # noqa: E402
 

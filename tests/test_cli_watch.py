@@ -248,8 +248,12 @@ def rss_mb(pid: int) -> float:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
-def test_memory_stays_flat_over_20_000_frames(begin, tmp_path, monkeypatch):
-    """The real process, everything switched on: a long film, and a camera that hangs up often."""
+def test_memory_stays_flat(begin, tmp_path, monkeypatch):
+    """The real process, everything switched on: a long film, and a camera that hangs up often.
+
+    FACERESNET_FRAMES=20000 makes it long: some minutes.
+    """
+    frames = int(os.environ.get("FACERESNET_FRAMES", "3000"))
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -277,7 +281,7 @@ def test_memory_stays_flat_over_20_000_frames(begin, tmp_path, monkeypatch):
             return done
         return 0
 
-    while looks() < 22_000:
+    while looks() < 2_000 + frames:
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
@@ -285,6 +289,6 @@ def test_memory_stays_flat_over_20_000_frames(begin, tmp_path, monkeypatch):
     events = (tmp_path / "e.jsonl").read_text().count("\n")
     print({f"{n},000 frames": f"{mb:.1f} MB" for n, mb in used.items()})
     print(f"{camera.connections} connections, {events} events")
-    assert camera.connections > 2
-    assert events > 500
+    assert camera.connections > frames / 10_000
+    assert events > frames / 40
     assert used[max(used)] - used[2] < 8, "MB; a leak of one small frame a look would be 700"

@@ -11,7 +11,7 @@ FILES = sorted(Path(nn.__file__).parent.glob("*.py"))
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_numpy_is_all_it_needs(path):
     """And jaxtyping, for the shapes in the signatures."""
-    allowed = {"__future__", "collections", "dataclasses", "functools", "typing"}
+    allowed = {"__future__", "abc", "collections", "dataclasses", "functools", "typing"}
     allowed |= {"fractions", "itertools", "numpy", "jaxtyping"}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
