@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -338,13 +339,15 @@ class Watch:
 
 
 def give_back_memory() -> None:
-    """Return freed memory to the system, where the C library keeps it otherwise.
+    """Free what is unused and return it to the system.
 
-    Frames are made in one thread and freed in another, which leaves glibc with free memory in many
-    places: about 1 kB more for each frame, over weeks.
+    Libraries leave frames and connections behind that refer to themselves; Python counts objects,
+    not bytes, so it looks for them too late. And glibc keeps freed memory, where one thread makes
+    frames and another frees them.
     """
     import ctypes
 
+    gc.collect()
     with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc: nothing to do
         ctypes.CDLL(None).malloc_trim(0)
 
