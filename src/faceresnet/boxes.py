@@ -159,4 +159,6 @@ def _nms_model() -> openvino.CompiledModel:
         sort_result_descending=True,
     )
     model = openvino.Model([nms.output(0), nms.output(2)], [boxes, scores, iou_threshold], "nms")
-    return openvino.Core().compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1})
+    # Unpinned: OpenVINO would bind this thread to the first core, as every other process's.
+    options = {"INFERENCE_NUM_THREADS": 1, "ENABLE_CPU_PINNING": False}
+    return openvino.Core().compile_model(model, "CPU", options)

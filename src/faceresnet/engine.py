@@ -182,6 +182,9 @@ def _open_openvino(path: Path, device: str, threads: int | None) -> tuple[ModelS
         options["INFERENCE_PRECISION_HINT"] = "f32"
     if threads is not None and device == "cpu":
         options["INFERENCE_NUM_THREADS"] = threads
+        # OpenVINO would bind the threads of each model to the first cores, so that detectors side
+        # by side, in threads or processes, would share them while others idle.
+        options["ENABLE_CPU_PINNING"] = False
     return spec, _OpenVino(model, device.upper(), options)
 
 
