@@ -180,11 +180,12 @@ def _open_openvino(path: Path, device: str, threads: int | None) -> tuple[ModelS
     if spec.precision in ("fp32", "int8"):
         # Left alone, OpenVINO runs float layers in bfloat16 where the CPU can.
         options["INFERENCE_PRECISION_HINT"] = "f32"
-    if threads is not None and device == "cpu":
-        options["INFERENCE_NUM_THREADS"] = threads
+    if device == "cpu":
         # OpenVINO would bind the threads of each model to the first cores, so that detectors side
         # by side, in threads or processes, would share them while others idle.
         options["ENABLE_CPU_PINNING"] = False
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = threads
     return spec, _OpenVino(model, device.upper(), options)
 
 
