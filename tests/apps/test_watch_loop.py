@@ -174,7 +174,8 @@ def test_a_camera_that_dies_and_comes_back(start, blob_detector, tmp_path):
         assert 0 < looks <= values['faceresnet_frames_total{camera="door"}']
         assert values['faceresnet_faces_total{camera="door"}'] > 0
         assert values['faceresnet_latency_seconds_count{camera="door"}'] >= looks
-        assert values['faceresnet_deliveries_total{outlet="jsonl",result="sent"}'] == 9
+        sent = 'faceresnet_deliveries_total{outlet="jsonl",result="sent"}'
+        wait_for(lambda: running.scrape()[sent] == 9)
         running.end()
     written = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert len(written) == 4

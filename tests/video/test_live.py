@@ -172,7 +172,7 @@ def motion_jpeg():
     """Address of a camera that sends JPEGs over HTTP."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), MotionJpeg)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/video.cgi"
     server.shutdown()
@@ -193,7 +193,8 @@ def test_jpegs_over_http(feed, motion_jpeg, monkeypatch):
 
 def test_a_picture_too_large_is_not_decoded(feed, motion_jpeg, monkeypatch):
     monkeypatch.setattr("faceresnet.video.live.MAX_PIXELS", 96 * 128 - 1)
-    feed = feed(live(motion_jpeg))
+    options = LiveOptions(0.5, 0.5, first_pause_s=0.05, longest_pause_s=0.1)
+    feed = feed(live(motion_jpeg), options)
     wait_for(lambda: feed.state.reconnects >= 1)
     assert feed.state.frames == 0
 
