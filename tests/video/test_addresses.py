@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from faceresnet.video.addresses import Source, as_name, mask, parse_sources
@@ -14,7 +14,10 @@ from faceresnet.video.addresses import Source, as_name, mask, parse_sources
         ("rtsp://a:pa/ss@host/x", "rtsp://***@host/x"),
         ("RTSP://a:b@HOST/x", "RTSP://***@HOST/x"),
         ("rtsp://[fe80::1]:554/a@2x", "rtsp://[fe80::1]:554/a@2x"),
-        ("rtsp://host:554/a@2x", "rtsp://host:554/a@2x"),
+        ("rtsp://host:554/a", "rtsp://host:554/a"),
+        ("rtsp://host/a@2x", "rtsp://host/a@2x"),
+        ("rtsp://admin:00000/@10.0.0.7/x", "rtsp://***@10.0.0.7/x"),
+        ("rtsp://admin:00]/x@10.0.0.7/x", "rtsp://***@10.0.0.7/x"),
         ("http://cam/video.cgi?user=joe&pwd=geheim&res=4", None),
         ("rtsp://cam/user=joe_password=geheim_channel=1.sdp", None),
         ("cannot open 'rtsp://a:geheim@h/x': no answer", "cannot open 'rtsp://***@h/x': no answer"),
@@ -38,6 +41,8 @@ SECRETS = st.text(
 
 @settings(deadline=None)
 @given(password=SECRETS)
+@example(password="00000/")
+@example(password="0000]/")
 def test_no_password_of_any_letters_comes_through(password):
     url = f"rtsp://admin:{password}@127.0.0.1:554/stream"
     assert password not in mask(f"cannot open '{url}': it is closed").replace("cannot open", "")

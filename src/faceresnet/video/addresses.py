@@ -18,6 +18,7 @@ _SECRET = re.compile(
     r"((?:user|login|pass|passwd|pwd|pw|psw|token|key|auth|secret|sign)\w*?)=([^&\s/;?#'\"]*)",
     re.IGNORECASE,
 )
+_IPV6 = re.compile(r"\[[0-9a-f:.]+\](:[0-9]+)?", re.IGNORECASE)
 _NAMED = re.compile(r"(?P<name>\w[\w .-]*)=(?P<address>.+)", re.DOTALL)
 
 
@@ -30,9 +31,10 @@ def _mask_rest(rest: str) -> str:
     """What follows ``scheme://``, without its secrets."""
     server = re.split(r"[/?#]", rest, maxsplit=1)[0]
     end = server.rfind("@")
-    port = server.rpartition(":")[2]
-    if end < 0 and ":" in server and not re.fullmatch(r"[0-9]+|[0-9a-f:]*\]", port):
-        end = rest.rfind("@")  # no port: a password with a slash in it, which nobody quoted
+    if end < 0 and ":" in server and not _IPV6.fullmatch(server):
+        # Perhaps a password with a slash in it, which nobody quoted; that of "admin:554/a@host"
+        # cannot be told from a port, and a path too many hidden is better than a password shown.
+        end = rest.rfind("@")
     masked = MASK + rest[end:] if end >= 0 else rest
     return _SECRET.sub(rf"\1={MASK}", masked)
 
