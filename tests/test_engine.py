@@ -79,6 +79,18 @@ def test_a_shape_that_returns_gets_its_own_model(blob_model, monkeypatch):
     assert list(kept) == [(1, *shape, 3) for shape in shapes[-_OpenVino.KEPT :]]
 
 
+def test_a_repeatable_engine_gives_the_same_whatever_came_before(blob_model, monkeypatch):
+    monkeypatch.setattr(_OpenVino, "PATIENCE", 0.0)
+    engine = open_engine(blob_model, threads=1, repeatable=True)
+    photo = squares(64, 96)[None]
+    first = engine(photo)
+    for shape in ((32, 64), (96, 64), (64, 96)) * 3:
+        engine(squares(*shape)[None])
+    for before, after in zip(first, engine(photo), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert not engine._infer._own
+
+
 @pytest.mark.parametrize(
     "images",
     [

@@ -93,6 +93,8 @@ def open_engine(
     engine: str = "openvino",
     device: str = "cpu",
     threads: int | None = None,
+    *,
+    repeatable: bool = False,
 ) -> Engine:
     """Load a model file into an inference engine.
 
@@ -101,6 +103,8 @@ def open_engine(
         engine: ``openvino`` or ``onnxruntime``.
         device: ``cpu``, ``gpu``, ``npu`` (OpenVINO) or ``cpu``, ``cuda``, … (ONNX Runtime).
         threads: on the CPU; by default the engine chooses, one for each core.
+        repeatable: the same image gives the same outputs at every time. OpenVINO otherwise compiles
+            models for the shapes that it meets often, which round a few values differently.
 
     Raises:
         ValueError: no engine has that name, or `threads` is below 1.
@@ -115,8 +119,11 @@ def open_engine(
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"there is no model file {path}")
-    opened = _open_openvino if engine == "openvino" else _open_onnxruntime
-    spec, infer = opened(path, device.lower(), threads)
+    infer: Infer
+    if engine == "openvino":
+        spec, infer = _open_openvino(path, device.lower(), threads, repeatable)
+    else:
+        spec, infer = _open_onnxruntime(path, device.lower(), threads)
     return Engine(engine, device.lower(), spec, infer)
 
 
@@ -159,7 +166,9 @@ def _last_line(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def _open_openvino(path: Path, device: str, threads: int | None) -> tuple[ModelSpec, Infer]:
+def _open_openvino(
+    path: Path, device: str, threads: int | None, repeatable: bool
+) -> tuple[ModelSpec, Infer]:
     import openvino
 
     core = openvino.Core()
@@ -186,7 +195,7 @@ def _open_openvino(path: Path, device: str, threads: int | None) -> tuple[ModelS
         options["ENABLE_CPU_PINNING"] = False
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
-    return spec, _OpenVino(model, device.upper(), options)
+    return spec, _OpenVino(model, device.upper(), options, repeatable=repeatable)
 
 
 class _OpenVino:
@@ -195,7 +204,8 @@ class _OpenVino:
     A model compiled for one shape runs up to twice as fast as one for any shape (int8 at 640×512,
     two threads: 5.9 against 12 ms), but compiling takes as long as some fifty runs. So the first
     shape gets its own model, the others share the one for any shape, and a shape that has spent
-    enough time there gets its own, too; the `KEPT` that were used last stay.
+    enough time there gets its own, too; the `KEPT` that were used last stay. Only the one for any
+    shape gives the same outputs whatever came before (`repeatable`).
     """
 
     KEPT = 4
@@ -203,8 +213,16 @@ class _OpenVino:
     #: half of that is what its own model would have saved.
     PATIENCE = 2.0
 
-    def __init__(self, model: openvino.Model, device: str, options: dict[str, object]) -> None:
+    def __init__(
+        self,
+        model: openvino.Model,
+        device: str,
+        options: dict[str, object],
+        *,
+        repeatable: bool = False,
+    ) -> None:
         self._model = model
+        self._repeatable = repeatable
         self._device = device
         self._options = options
         self._lock = threading.Lock()
@@ -230,7 +248,9 @@ class _OpenVino:
             if shape in self._own:
                 self._own.move_to_end(shape)
                 return self._own[shape]
-            if not self._own or self._spent_s[shape] > self.PATIENCE * self._compile_s:
+            first = not self._own
+            late = self._spent_s[shape] > self.PATIENCE * self._compile_s
+            if (first or late) and not self._repeatable:
                 start = time.perf_counter()
                 self._own[shape] = self._compile(shape)
                 self._compile_s = time.perf_counter() - start

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import queue
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from pathlib import Path
 
 from faceresnet.apps.batch.options import Plan
 from faceresnet.apps.batch.shards import Part, Shard, make_part
 from faceresnet.apps.batch.supervisor import Supervisor
-
-#: Where Linux says how much of its processors a container may use: microseconds in a period.
-CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 def detect_shards(
@@ -64,15 +59,3 @@ def detect_shards(
         for supervisor in supervisors:
             supervisor.close()
         pool.shutdown()
-
-
-def cores() -> int:
-    """Processors that this process may use, by its affinity and its container's limit."""
-    available = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    try:
-        quota, period = CPU_MAX.read_text().split()
-        return max(1, min(available, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such file, or "max": no limit
-        return available

@@ -110,21 +110,14 @@ def to_looked(faces: Detections) -> Looked:
 
 
 def open_detector(options: BatchOptions) -> FaceDetector:
-    """The detector of a worker: one thread, and the same result for a photo at every time.
-
-    OpenVINO's model for one shape and its model for any shape round a few values differently. Which
-    of them a photo meets would depend on how long the worker has run; so all photos get the one for
-    any shape. On one thread it is a tenth slower.
-    """
+    """The detector of a worker: one thread, and the same result for a photo at every time."""
     import cv2
     import numpy as np
 
-    from faceresnet import engine
     from faceresnet.detector import FaceDetector
 
     if options.on_cpu:
         cv2.setNumThreads(1)
-    engine._OpenVino.PATIENCE = float("inf")
     detector = FaceDetector(
         options.model,
         threshold=options.threshold,
@@ -135,9 +128,9 @@ def open_detector(options: BatchOptions) -> FaceDetector:
         device=options.device,
         threads=1 if options.on_cpu else None,
         batch_size=max(8, options.together),
+        repeatable=True,
     )
-    # The first shape gets a model of its own: a shape that no photo has.
-    side = detector.spec.size_multiple
+    side = detector.spec.size_multiple  # the first look loads what the engine needs
     detector(np.full((side, side, 3), images.PADDING, np.uint8))
     return detector
 
