@@ -11,7 +11,7 @@ ROOT = Path(faceresnet.__file__).parent
 
 #: Layers from the bottom up: a module imports from its own layer or below, never from above.
 LAYERS = [
-    {"atomic", "errors"},
+    {"atomic", "errors", "processors"},
     {"boxes", "anchors", "download", "images"},
     {"spec", "detections", "widerface"},
     {"engine", "pyramid", "weights", "video"}

@@ -103,7 +103,3 @@ def test_an_error_of_the_producer_comes_first():
     with pytest.raises((KeyError, ZeroDivisionError)) as caught:
         put()
     assert caught.type is KeyError
-
-
-def test_cores():
-    assert stages.cores() >= 1

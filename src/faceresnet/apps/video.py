@@ -23,9 +23,10 @@ from faceresnet import images
 from faceresnet.detections import Detections
 from faceresnet.detector import FaceDetector
 from faceresnet.errors import VideoError
+from faceresnet.processors import cores
 from faceresnet.video.between import between
 from faceresnet.video.reading import Frame, VideoReader
-from faceresnet.video.stages import Ahead, Behind, cores
+from faceresnet.video.stages import Ahead, Behind
 from faceresnet.video.tracks import UNCONFIRMED, Tracker
 from faceresnet.video.writing import VideoWriter
 

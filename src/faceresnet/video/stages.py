@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
@@ -15,13 +14,6 @@ T = TypeVar("T")
 #: How often a waiting thread looks whether it shall stop, and how long closing waits for a thread
 #: that hangs in a camera or a network.
 LOOK_S, FAREWELL_S = 0.2, 2.0
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Stage(Generic[T]):

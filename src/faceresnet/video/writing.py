@@ -22,8 +22,8 @@ import numpy as np
 from faceresnet import images
 from faceresnet.atomic import replacing
 from faceresnet.errors import MissingExtraError, VideoError
+from faceresnet.processors import cores
 from faceresnet.video.reading import HD_HEIGHT, Frame, VideoReader
-from faceresnet.video.stages import cores
 
 if TYPE_CHECKING:
     import av

@@ -251,13 +251,3 @@ def test_json_lines_say_what_the_schema_says(photos, blob_model):
     assert row["model"].startswith("blob@")
     assert list(row["faces"][0]) == ["x1", "y1", "x2", "y2", "score"]
     shutil.rmtree(photos / "out")
-
-
-def test_cores_of_a_container(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "CPU_MAX", tmp_path / "cpu.max")
-    monkeypatch.setattr(local.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    assert local.cores() == 8
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert local.cores() == 8
-    (tmp_path / "cpu.max").write_text("250000 100000\n")
-    assert local.cores() == 2

@@ -39,6 +39,7 @@ from faceresnet.apps.batch.rows import Counts, count_part, decode, require_pyarr
 from faceresnet.apps.batch.shards import Part, Shard
 from faceresnet.apps.batch.storage import Storage, open_storage
 from faceresnet.errors import DataError
+from faceresnet.processors import cores
 from faceresnet.weights import locate, shipped
 
 JOB, LISTING, SUMMARY = "_job.json", "_listing.jsonl.gz", "_summary.json"
@@ -166,7 +167,7 @@ class Job:
         shards, plan = self._pending(), self._plan(engine)
         if engine == "ray":
             return cluster.detect_shards(shards, plan, workers, timeout_s, on_photos, ray_address)
-        workers = workers or (local.cores() if self._options.on_cpu else 1)
+        workers = workers or (cores() if self._options.on_cpu else 1)
         return local.detect_shards(shards, plan, workers, timeout_s, on_photos)
 
     def _plan(self, engine: str) -> Plan:

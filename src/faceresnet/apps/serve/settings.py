@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from faceresnet.processors import cores
 from faceresnet.weights import DEFAULT_MODEL
 
 
@@ -87,13 +88,6 @@ def threads_each(workers: int, threads: int | None) -> int:
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     return max(1, (threads or cores()) // workers)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def read_keys(lines: Sequence[str]) -> tuple[str, ...]:
