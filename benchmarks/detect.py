@@ -7,8 +7,9 @@ Prints medians by stage and their ratio to YuNet, the peak memory of either in a
 and the size of the base install. YuNet (libfacedetection.train) runs in ONNX Runtime with its own
 pre- and post-processing, vectorised; its file is not ours to ship.
 
-Every timed call follows an untimed one of the same kind, so that neither pays for what the other
-left behind: ONNX Runtime's threads spin for a while after each run.
+Before each call the machine rests for a tenth of a second and then makes the same call twice
+untimed, so that none pays for what the one before left behind: ONNX Runtime's threads go on spinning
+for some 46 ms after each run, and whoever shares the cores with them takes twice as long.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from faceresnet.engine import open_engine
 from faceresnet.weights import DEFAULT_MODEL, locate
 
 WARM_UP = 10
+#: s before each timed call; ONNX Runtime's threads have stopped spinning by then.
+REST_S = 0.1
 
 
 class YuNet:
@@ -117,6 +120,8 @@ def measure(calls: dict[str, Callable[[], object]], runs: int) -> dict[str, floa
             call()
     for _ in range(runs):
         for name, call in calls.items():
+            time.sleep(REST_S)
+            call()
             call()
             start = time.perf_counter()
             call()

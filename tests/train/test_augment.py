@@ -12,13 +12,17 @@ from faceresnet.train import augment
 from faceresnet.train.augment import (
     Augmentation,
     colour_transforms,
+    cover,
+    distract,
     disturb,
     draw_scale,
     jpeg,
     make_batch,
     make_image,
     recolour,
+    relight,
     resize,
+    turn,
 )
 from faceresnet.train.photos import PhotoSet
 from train.samples import PLAIN, face_photo, write_split
@@ -371,6 +375,104 @@ def test_events_are_drawn_by_their_weight(tmp_path):
     assert photo_set.draw(Edge(np.nextafter(1.0, 0.0))) == 6
 
 
+# --- rotation and cover ---
+
+
+@given(
+    x=st.floats(40, 120),
+    y=st.floats(40, 120),
+    width=st.floats(16, 60),
+    height=st.floats(16, 60),
+    degrees=st.floats(-augment.MAX_TURN, augment.MAX_TURN),
+)
+@settings(max_examples=60, deadline=None)
+def test_boxes_turn_with_their_faces(x, y, width, height, degrees):
+    rows, columns = np.mgrid[:160, :160] + 0.5
+    inside = ((columns - x) / (width / 2)) ** 2 + ((rows - y) / (height / 2)) ** 2 <= 1
+    image = torch.from_numpy(np.where(inside[..., None], 255, 0).astype(np.uint8).repeat(3, 2))
+    face = np.array([[x - width / 2, y - height / 2, x + width / 2, y + height / 2]], np.float32)
+    turned, boxes = turn(image, face, np.radians(degrees))
+    assert turned.shape == image.shape
+    assert turned.dtype == torch.uint8
+    # What comes from outside is grey: only the ellipse is brighter.
+    found_y, found_x = np.nonzero(turned.numpy()[..., 0] > 190)
+    drawn = np.array([found_x.min(), found_y.min(), found_x.max() + 1, found_y.max() + 1])
+    assert np.abs(drawn - boxes[0].clip(0, 160)).max() <= 2
+
+
+def test_turning_is_clockwise():
+    image = torch.zeros(64, 64, 3, dtype=torch.uint8)
+    image[28:36, 50:58] = 255  # right of the centre
+    turned, _ = turn(image, np.zeros((0, 4), np.float32), np.radians(30))
+    rows, _ = np.nonzero(turned.numpy()[..., 0] > 190)
+    assert rows.mean() > 38  # now below it
+
+
+def test_faces_turned_out_of_the_image_are_ignored_or_gone(painted):
+    augmentation = replace(MOVING, turn=1.0, grids=(1.0,), min_visible=0.5)
+    turned = 0
+    for seed in range(40):
+        image, boxes, ignore = make_image(painted, augmentation, 160, np.random.default_rng(seed))
+        plain, _, _ = make_image(
+            painted, replace(augmentation, turn=0.0), 160, np.random.default_rng(seed)
+        )
+        turned += not torch.equal(image, plain)
+        assert boxes.min(initial=0) >= 0
+        assert boxes.max(initial=0) <= 160
+        assert ignore.shape == (len(boxes),)
+    assert turned > 35
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_part_of_a_face_is_covered(seed):
+    rng = np.random.default_rng(seed)
+    image = torch.from_numpy(rng.integers(0, 256, (96, 96, 3), dtype=np.uint8))
+    face = np.array([30, 20, 70, 68], np.float32)
+    before = image.clone()
+    cover(image, face[None], face[None], replace(PLAIN, cover=1.0), rng)
+    changed = (image != before).any(-1)
+    share = changed[20:68, 30:70].float().mean()
+    low, high = augment.COVERED
+    assert low - 0.05 <= share <= high + 0.05
+    rows, columns = np.nonzero(changed.numpy())
+    assert rows.min() >= 20 - 8  # a little beyond the face, and no further
+    assert rows.max() <= 68 + 8
+    assert columns.min() >= 30 - 7
+    assert columns.max() <= 70 + 7
+
+
+def test_nothing_is_covered_unasked():
+    image = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8)
+    before = image.clone()
+    face = np.array([[10, 10, 50, 50]], np.float32)
+    cover(image, face, face, PLAIN, np.random.default_rng(0))
+    assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_distractors_leave_faces_alone(seed):
+    rng = np.random.default_rng(seed)
+    image = torch.from_numpy(rng.integers(0, 256, (128, 128, 3), dtype=np.uint8))
+    before = image.clone()
+    face = np.array([[20, 30, 60, 80]], np.float32)
+    distract(image, face, rng)
+    assert torch.equal(image[30:80, 20:60], before[30:80, 20:60])
+    changed = float((image != before).any(-1).float().mean())
+    assert changed < 0.6
+    twin = before.clone()
+    distract(twin, face, np.random.default_rng(seed + 100))
+    assert not torch.equal(twin, image) or changed == 0
+
+
+def test_distractors_are_drawn():
+    changed = 0
+    for seed in range(20):
+        image = torch.full((128, 128, 3), 90, dtype=torch.uint8)
+        distract(image, np.zeros((0, 4), np.float32), np.random.default_rng(seed))
+        changed += bool((image != 90).any())
+    assert changed > 18
+
+
 # --- colours ---
 
 
@@ -402,6 +504,22 @@ def test_colours_are_an_affine_map():
     done = recolour(images.clone(), matrix, offset).float()
     assert (done - expected.clamp(0, 255)).abs().max() <= 1.0  # OpenCV counts in 1/1,024
     assert matrix.std(0).mean() > 0.05
+
+
+def test_light_changes_each_colour_by_a_rising_curve():
+    ramp = torch.arange(256, dtype=torch.uint8)[None, :, None].repeat(4, 1, 3)
+    coloured = darker = brighter = 0
+    for seed in range(40):
+        done = relight(ramp, np.random.default_rng(seed)).int()
+        assert (done.diff(dim=1) >= 0).all()
+        assert done[0, 0].tolist() == [0, 0, 0]
+        assert done[0, 255].max() == 255
+        coloured += bool((done[0, 128] != done[0, 128, 0]).any())
+        darker += bool(done[0, 128].max() < 100)
+        brighter += bool(done[0, 128].max() > 150)
+    assert 10 < coloured < 30
+    assert darker > 5
+    assert brighter > 5
 
 
 @pytest.mark.parametrize("name", ["blur", "noise", "jpeg"])
@@ -447,6 +565,10 @@ def test_resizing_averages():
         ({"stretch": -0.1}, "stretch not negative"),
         ({"flip": 1.5}, "flip must lie in"),
         ({"jpeg": -0.1}, "jpeg must lie in"),
+        ({"turn": 1.5}, "turn must lie in"),
+        ({"cover": 1.5}, "cover must lie in"),
+        ({"distract": 1.5}, "distract must lie in"),
+        ({"light": -0.5}, "light must lie in"),
         ({"fill": 2.0}, "fill must lie in"),
         ({"native": -1.0}, "native must lie in"),
     ],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from faceresnet.cli.evaluate import find_faces, open_detector
-from faceresnet.cli.options import Model, Threads
+from faceresnet.cli.options import Enlarge, Model, Threads
 from faceresnet.cli.progress import progress
 from faceresnet.errors import DataError, MissingExtraError, TrainingError
 
@@ -230,6 +230,7 @@ def relabel(
             "given again.",
         ),
     ] = None,
+    enlarge: Enlarge = 1.0,
     threads: Threads = None,
 ) -> None:
     """Let a detector find what the annotators of training photos missed (self-training).
@@ -240,7 +241,7 @@ def relabel(
     from faceresnet.relabel import Doubt, relabel, write_relabelled
 
     doubt = Doubt(teach, ignore, frozenset(complete or ()))
-    detector = FaceDetector(model, threshold=min(teach, ignore), threads=threads)
+    detector = FaceDetector(model, threshold=min(teach, ignore), enlarge=enlarge, threads=threads)
     splits = {split: read(data, split, None, optional=True) for split in ("train", "val")}
     if unknown := doubt.complete - {photo.event for photo in splits["train"]}:
         raise ValueError(f"--complete names no event of the photos: {', '.join(sorted(unknown))}")

@@ -22,6 +22,10 @@ from faceresnet.images import PADDING
 from faceresnet.train.photos import PhotoSet
 from faceresnet.train.targets import Faces
 
+#: Degrees; images turn by up to this angle.
+MAX_TURN = 30.0
+#: Share of a face that may be covered from one of its four sides.
+COVERED = (0.2, 0.5)
 #: Red, green and blue in luminance (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
 
@@ -42,8 +46,12 @@ class Augmentation:
         min_face: px; smaller faces are ignored.
         min_visible: share of a cut face that must be left to teach it; less is ignored.
         flip: probability of a horizontal flip.
+        turn: probability that an image is rotated, by up to `MAX_TURN` to either side.
+        cover: probability that a face is partly covered, as by a hand, a hat or a neighbour.
+        distract: probability that letters, discs and rings, which are no faces, are drawn in.
         colour: strength of brightness, contrast, saturation and colour cast; 0.3 is ± 30 %.
         grey: probability of a grey image.
+        light: probability of harsh light: dusk, glare, the coloured lamps of a stage.
         blur: probability of lost detail (scaled down and up again).
         noise: probability of sensor noise.
         jpeg: probability of JPEG artefacts (where photos lie in main memory).
@@ -61,8 +69,12 @@ class Augmentation:
     min_face: float = 5.0
     min_visible: float = 0.45
     flip: float = 0.5
+    turn: float = 0.0
+    cover: float = 0.0
+    distract: float = 0.0
     colour: float = 0.3
     grey: float = 0.1
+    light: float = 0.0
     blur: float = 0.15
     noise: float = 0.15
     jpeg: float = 0.25
@@ -83,8 +95,12 @@ class Augmentation:
             "native",
             "min_visible",
             "flip",
+            "turn",
+            "cover",
+            "distract",
             "colour",
             "grey",
+            "light",
             "blur",
             "noise",
             "jpeg",
@@ -149,7 +165,16 @@ def make_image(
             faces, ignored = paste(cell, photos, index, augmentation, grid, rng)
             boxes.append(faces + np.array([left, top, left, top], np.float32))
             ignore.append(ignored)
-    return canvas, np.concatenate(boxes), np.concatenate(ignore)
+    faces, ignored = np.concatenate(boxes), np.concatenate(ignore)
+    if augmentation.distract and rng.random() < augmentation.distract:
+        distract(canvas, faces, rng)
+    if augmentation.cover:
+        cover(canvas, faces, faces[~ignored], augmentation, rng)
+    if augmentation.turn and rng.random() < augmentation.turn:
+        angle = np.radians(rng.uniform(-MAX_TURN, MAX_TURN))
+        canvas, faces = turn(canvas, faces, angle)
+        faces, ignored = cut(faces, ignored, np.array([size, size]), augmentation)
+    return canvas, faces, ignored
 
 
 def paste(
@@ -194,14 +219,128 @@ def paste(
         )
     cell[start[1] : start[1] + extent[1], start[0] : start[0] + extent[0]] = crop
 
-    clipped = moved.clip(0, np.tile(extent, 2))
+    boxes, ignored = cut(moved, ignore, extent, augmentation)
+    return boxes + np.tile(start, 2).astype(np.float32), ignored
+
+
+def cut(
+    faces: np.ndarray, ignore: np.ndarray, size: np.ndarray, augmentation: Augmentation
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is left of faces (G, 4) in an image of `size` (width, height), and which to ignore."""
+    clipped = faces.clip(0, np.tile(size, 2))
     area = (clipped[:, 2:] - clipped[:, :2]).prod(1)
-    whole = (moved[:, 2:] - moved[:, :2]).prod(1).clip(1e-6)
+    whole = (faces[:, 2:] - faces[:, :2]).prod(1).clip(1e-6)
     seen = area > 1
     ignored = ignore | (area < augmentation.min_visible * whole)
     ignored |= np.sqrt(area) < augmentation.min_face
-    boxes = (clipped + np.tile(start, 2))[seen].astype(np.float32)
-    return boxes, ignored[seen]
+    return clipped[seen].astype(np.float32), ignored[seen]
+
+
+def cover(
+    image: Tensor,
+    boxes: np.ndarray,
+    faces: np.ndarray,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> None:
+    """Cover some faces from one side, in place, as others' heads, hats and hands do.
+
+    What covers them is a piece of the same image that holds no face, or else one colour of it.
+
+    Args:
+        image: (S, S, 3) uint8.
+        boxes: (G, 4) px, every face in it.
+        faces: (F, 4) px, those that may be covered.
+        augmentation: how often.
+        rng: decides.
+    """
+    for face in faces[rng.random(len(faces)) < augmentation.cover]:
+        part = face.copy()
+        side = int(rng.integers(4))  # left, top, right or bottom
+        length = face[side % 2 + 2] - face[side % 2]
+        share = rng.uniform(*COVERED)
+        inner = (side + 2) % 4
+        part[inner] = face[side] + (share if side < 2 else -share) * length
+        part[side] += (-0.15 if side < 2 else 0.15) * length
+        x1, y1, x2, y2 = np.round(part).astype(int).clip(0, image.shape[0])
+        if x2 <= x1 or y2 <= y1:
+            continue
+        left, top = rng.integers(
+            0, [image.shape[1] - (x2 - x1) + 1, image.shape[0] - (y2 - y1) + 1]
+        )
+        right, bottom = left + x2 - x1, top + y2 - y1
+        free = (boxes[:, 0] >= right) | (boxes[:, 2] <= left)
+        free |= (boxes[:, 1] >= bottom) | (boxes[:, 3] <= top)
+        piece = image[top:bottom, left:right] if free.all() else image[top, left]
+        image[y1:y2, x1:x2] = piece.clone()
+
+
+def distract(image: Tensor, faces: np.ndarray, rng: np.random.Generator) -> None:
+    """Draw letters, discs and rings where no face is, in place: round or dark on light, no faces.
+
+    Args:
+        image: (S, S, 3) uint8.
+        faces: (G, 4) px, none of which is touched.
+        rng: decides.
+    """
+    import cv2
+
+    side = image.shape[0]
+    for _ in range(int(rng.integers(1, 7))):
+        height = int(exp(rng.uniform(log(8), log(side / 3))))
+        word = "".join(chr(c) for c in rng.integers(48, 123, rng.integers(0, 6)))
+        width = min(side, round(height * max(1.0, 0.7 * len(word))))
+        left, top = rng.integers(0, [side - width + 1, side - height + 1])
+        apart = (faces[:, 0] >= left + width) | (faces[:, 2] <= left)
+        apart |= (faces[:, 1] >= top + height) | (faces[:, 3] <= top)
+        if not apart.all():
+            continue
+        place = image[top : top + height, left : left + width]
+        piece = place.cpu().numpy().copy()
+        back, front = rng.integers(0, 256, (2, 3)).tolist()
+        centre, radii = (width // 2, height // 2), (max(1, width // 2 - 1), max(1, height // 2 - 1))
+        if rng.random() < 0.6:
+            line = -1 if rng.random() < 0.6 else max(1, height // 8)
+            cv2.ellipse(piece, centre, radii, 0, 0, 360, back, line, cv2.LINE_AA)
+        elif rng.random() < 0.5:
+            piece[:] = back
+        thickness = max(1, round(height * rng.uniform(0.03, 0.15)))
+        cv2.putText(
+            piece,
+            word,
+            (round(0.1 * height), round(0.8 * height)),
+            int(rng.integers(0, 8)),
+            height / 40,
+            front,
+            thickness,
+            cv2.LINE_AA,
+        )
+        place.copy_(torch.from_numpy(piece))
+
+
+def turn(image: Tensor, faces: np.ndarray, angle: float) -> tuple[Tensor, np.ndarray]:
+    """Rotate an image about its centre.
+
+    Args:
+        image: (S, S, 3) uint8.
+        faces: (G, 4) px; taken for ellipses, which fit faces, for the new boxes around them.
+        angle: radians, clockwise.
+
+    Returns:
+        image and faces, some of which may lie outside it.
+    """
+    cos, sin = float(np.cos(angle)), float(np.sin(angle))
+    back = torch.tensor([[[cos, sin, 0.0], [-sin, cos, 0.0]]], device=image.device)
+    planes = image.permute(2, 0, 1)[None].float() - PADDING
+    grid = F.affine_grid(back, list(planes.shape), align_corners=False)
+    turned = F.grid_sample(planes, grid, align_corners=False)[0].permute(1, 2, 0) + PADDING
+    middle = image.shape[0] / 2
+    centre = (faces[:, :2] + faces[:, 2:]) / 2 - middle
+    half = (faces[:, 2:] - faces[:, :2]) / 2
+    centre = centre @ np.array([[cos, sin], [-sin, cos]]) + middle
+    half = np.sqrt(half**2 @ np.array([[cos**2, sin**2], [sin**2, cos**2]]))
+    moved = np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
+    return turned.round_().clamp_(0, 255).to(torch.uint8), moved
 
 
 def draw_scale(
@@ -262,6 +401,9 @@ def disturb(images: Tensor, augmentation: Augmentation, rng: np.random.Generator
         the same shape and type.
     """
     n = len(images)
+    if augmentation.light:
+        for i in np.flatnonzero(rng.random(n) < augmentation.light):
+            images[i] = relight(images[i], rng)
     for i in np.flatnonzero(rng.random(n) < augmentation.blur):
         side = images.shape[1]
         small = round(side / rng.uniform(1.2, 2.5))
@@ -277,6 +419,15 @@ def disturb(images: Tensor, augmentation: Augmentation, rng: np.random.Generator
         for i in np.flatnonzero(rng.random(n) < augmentation.jpeg):
             images[i] = jpeg(images[i], int(rng.integers(25, 85)))
     return images
+
+
+def relight(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """(S, S, 3) uint8 under another light: a gamma, and half the time a colour."""
+    gamma = exp(rng.uniform(-1, 1))
+    gains = rng.uniform(0.2, 1, 3) if rng.random() < 0.5 else np.ones(3)
+    steps = np.linspace(0, 1, 256)[:, None] ** gamma * gains / gains.max()
+    table = torch.from_numpy((255 * steps).round().astype(np.uint8)).to(image.device)
+    return torch.stack([table[:, c][image[..., c].int()] for c in range(3)], dim=-1)
 
 
 def recolour(images: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
