@@ -17,7 +17,7 @@ LAYERS = [
     {"engine", "pyramid", "weights", "video"}
     | {"difficulties", "evaluation", "evaluation_report", "matching", "protocols"}
     | {"relabel", "shards", "widerface_download"},
-    {"detector"},
+    {"corrections", "detector"},
     {"apps", "train", "digits"},
     {"cli", "__main__"},
 ]

@@ -258,7 +258,39 @@ def test_relabelling_is_refused_in_one_line(capsys, data, blob_model, tmp_path, 
     assert not out.exists()
 
 
+def test_labels_are_corrected(capsys, data, tmp_path):
+    photo = read_split(data, "train")[0]
+    corrections = tmp_path / "list.csv"
+    corrections.write_text(f"photo,x1,y1,x2,y2,verdict\n{photo.name},0,0,9,9,ignore\n")
+    out = tmp_path / "again"
+    printed = succeed(
+        capsys, "data", "correct", "--data", data, "--corrections", corrections, "--out", out
+    )
+    assert "(0 new), 1 ignored boxes (1 new)" in printed
+    again = read_split(out, "train")
+    assert again[0].ignore.tolist() == [*photo.ignore.tolist(), True]
+    assert [len(one.faces) for one in again[1:]] == [
+        len(one.faces) for one in read_split(data, "train")[1:]
+    ]
+    assert len(read_split(out, "val")) == len(read_split(data, "val"))
+
+
+def test_corrections_of_no_photo_are_refused(capsys, data, tmp_path):
+    corrections = tmp_path / "list.csv"
+    corrections.write_text("photo,x1,y1,x2,y2,verdict\nfar/away.png,0,0,9,9,face\n")
+    out = tmp_path / "again"
+    arguments = ["--data", data, "--corrections", corrections, "--out", out]
+    assert "of other photos" in refuse(capsys, "data", "correct", *arguments)
+    assert not out.exists()
+
+
 def test_help_needs_no_torch(capsys):
-    for command in (["train"], ["export"], ["data", "pack"], ["data", "relabel"]):
+    for command in (
+        ["train"],
+        ["export"],
+        ["data", "pack"],
+        ["data", "relabel"],
+        ["data", "correct"],
+    ):
         assert "Usage" in succeed(capsys, *command, "--help")
     assert "faceresnet.cli.training" in sys.modules

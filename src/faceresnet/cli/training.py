@@ -242,7 +242,7 @@ def relabel(
 
     doubt = Doubt(teach, ignore, frozenset(complete or ()))
     detector = FaceDetector(model, threshold=min(teach, ignore), enlarge=enlarge, threads=threads)
-    splits = {split: read(data, split, None, optional=True) for split in ("train", "val")}
+    splits = read_splits(data)
     if unknown := doubt.complete - {photo.event for photo in splits["train"]}:
         raise ValueError(f"--complete names no event of the photos: {', '.join(sorted(unknown))}")
 
@@ -253,15 +253,50 @@ def relabel(
         looked = progress("looking again", len(photos))(photos)
         return (relabel(photo, detector(photo.read()), doubt) for photo in looked)
 
-    there = [split for split, photos in splits.items() if photos]
-    if "train" not in there:
+    counts = write_relabelled(data, out, splits, relabelled)
+    typer.echo(changes(out, splits["train"], counts["train"]))
+
+
+def correct(
+    data: Annotated[Path, typer.Option(help="Data set laid out as WIDER FACE.", metavar="DIR")],
+    corrections: Annotated[
+        Path,
+        typer.Option(help="CSV: photo,x1,y1,x2,y2,verdict; may be gzipped.", metavar="FILE"),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The new data set: lists, and links to the photos.", metavar="DIR")
+    ],
+) -> None:
+    """Add to the labels of training photos what people saw who looked at them again.
+
+    A verdict is "face", "nothing" (an ignored box there goes) or "ignore". Validation photos keep
+    their labels.
+    """
+    from faceresnet.corrections import correct_all, read_corrections
+    from faceresnet.relabel import write_relabelled
+
+    known = read_corrections(corrections)
+    splits = read_splits(data)
+    corrected = {**splits, "train": list(correct_all(splits["train"], known))}
+    counts = write_relabelled(data, out, splits, lambda split: corrected[split])
+    typer.echo(changes(out, splits["train"], counts["train"]))
+
+
+def read_splits(data: Path) -> dict[str, list[Photo]]:
+    """The splits of a data set that has photos to train on."""
+    splits = {split: read(data, split, None, optional=True) for split in ("train", "val")}
+    if not splits["train"]:
         raise DataError(f"{data} holds no training photos")
-    counts = write_relabelled(data, out, there, relabelled)
-    faces, ignored = counts["train"]
-    before = sum(len(photo.faces) for photo in splits["train"])
-    ignored_before = sum(int(photo.ignore.sum()) for photo in splits["train"])
-    typer.echo(
-        f"{out}: {faces:,} faces ({faces - before + ignored_before:,} new), "
+    return {split: photos for split, photos in splits.items() if photos}
+
+
+def changes(out: Path, before: Sequence[Photo], counts: tuple[int, int]) -> str:
+    """What new labels have that those `before` had not; `counts` of faces and ignored boxes."""
+    faces, ignored = counts
+    ignored_before = sum(int(photo.ignore.sum()) for photo in before)
+    faces_before = sum(len(photo.faces) for photo in before) - ignored_before
+    return (
+        f"{out}: {faces:,} faces ({faces - faces_before:,} new), "
         f"{ignored:,} ignored boxes ({ignored - ignored_before:,} new)"
     )
 
