@@ -8,8 +8,8 @@ and the size of the base install. YuNet (libfacedetection.train) runs in ONNX Ru
 pre- and post-processing, vectorised; its file is not ours to ship.
 
 Before each call the machine rests for a tenth of a second and then makes the same call twice
-untimed, so that none pays for what the one before left behind: ONNX Runtime's threads go on spinning
-for some 46 ms after each run, and whoever shares the cores with them takes twice as long.
+untimed, so that none pays for what the one before left behind: ONNX Runtime's threads go on
+spinning for some 46 ms after each run, and whoever shares the cores with them takes twice as long.
 """
 
 from __future__ import annotations

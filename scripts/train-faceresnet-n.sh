@@ -3,14 +3,19 @@
 #
 #   scripts/train-faceresnet-n.sh DATA OUT [option of faceresnet train ...]
 #
-# DATA is laid out as WIDER FACE. Three parts: faceresnet-n learns from the labels as they are;
+# DATA is laid out as WIDER FACE. Four parts: faceresnet-n learns from the labels as they are;
 # faceresnet-n-native adds tiny faces in their own size; then the model labels its training photos
-# again (data relabel) and faceresnet-n-self learns from those. Killed at any point, the same command
-# goes on. EVENTS names the events of DATA whose labels leave out no face.
+# again (data relabel) and faceresnet-n-self learns from those; last, faceresnet-n-corrected learns
+# from labels corrected by eye. Killed at any point, the same command goes on.
+#
+# EVENTS names the events of DATA whose labels leave out no face, CORRECTIONS the list for `data
+# correct`: that of the shipped weights if not set; set to nothing, the last part learns from what
+# the model labelled.
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,4p' "$0" | cut -c3- >&2; exit 2; }
 data=$1 out=$2
 shift 2
+corrections=${CORRECTIONS-$(dirname "$0")/faceresnet-n-corrections.csv.gz}
 complete=()
 for event in ${EVENTS-wider masks_b heads}; do complete+=(--complete "$event"); done
 
@@ -39,5 +44,11 @@ if [ ! -e "$out/relabelled/done" ]; then
   touch "$out/relabelled/done"
 fi
 part faceresnet-n-self "$out/relabelled" "$out/faceresnet-n-native/checkpoints/last.ckpt" "$@"
-faceresnet export "$out/faceresnet-n-self" --out "$out/faceresnet-n.onnx" --int8 --data "$data" \
+labels=$out/relabelled
+if [ -n "$corrections" ]; then
+  labels=$out/corrected
+  faceresnet data correct --data "$data" --out "$labels" --corrections "$corrections"
+fi
+part faceresnet-n-corrected "$labels" "$out/faceresnet-n-self/checkpoints/last.ckpt" "$@"
+faceresnet export "$out/faceresnet-n-corrected" --out "$out/faceresnet-n.onnx" --int8 --data "$data" \
   --checkpoint last --weights "$out/faceresnet-n.safetensors"

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from faceresnet.corrections import read_corrections
 from faceresnet.engine import read_spec
 from faceresnet.widerface import read_split
 from train.test_cli import HERE, SETTINGS
@@ -14,11 +16,17 @@ from train.test_cli import HERE, SETTINGS
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train-faceresnet-n.sh"
 
 
-def run(*arguments):
+def run(*arguments, corrections=""):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.run(
         [SCRIPT, *map(str, arguments)],
-        env={**os.environ, "PATH": path, "EVENTS": "", "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PATH": path,
+            "EVENTS": "",
+            "CORRECTIONS": str(corrections),
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -28,17 +36,29 @@ def run(*arguments):
 @pytest.mark.slow
 def test_from_nothing_to_a_model_and_on_after_a_break(data, tmp_path):
     out = tmp_path / "out"
-    done = run(data, out, *SETTINGS, *HERE)
+    corrections = tmp_path / "list.csv"
+    name = read_split(data, "train")[0].name
+    corrections.write_text(f"photo,x1,y1,x2,y2,verdict\n{name},0,0,4,4,ignore\n")
+    done = run(data, out, *SETTINGS, *HERE, corrections=corrections)
     assert done.returncode == 0, done.stderr
     assert read_spec(out / "faceresnet-n.onnx").precision == "int8"
     assert (out / "faceresnet-n.safetensors").exists()
     assert len(read_split(out / "relabelled", "train")) == 4
+    assert read_split(out / "corrected", "train")[0].ignore[-1]
 
-    (out / "faceresnet-n-self" / "done").unlink()  # as if killed before the last part was noted
+    (
+        out / "faceresnet-n-corrected" / "done"
+    ).unlink()  # as if killed before the last part was noted
     before = (out / "relabelled" / "done").stat().st_mtime_ns
     done = run(data, out, *SETTINGS, *HERE)
     assert done.returncode == 0, done.stderr
     assert (out / "relabelled" / "done").stat().st_mtime_ns == before
+
+
+def test_the_corrections_of_the_shipped_weights_are_readable():
+    corrections = read_corrections(SCRIPT.with_name("faceresnet-n-corrections.csv.gz"))
+    verdicts = Counter(one.verdict for ones in corrections.values() for one in ones)
+    assert verdicts == {"face": 6834, "ignore": 1485, "nothing": 1275}
 
 
 def test_without_arguments_it_says_how():

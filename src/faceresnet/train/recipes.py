@@ -275,7 +275,7 @@ def faceresnet_n_native() -> Recipe:
 
 
 def faceresnet_n_self() -> Recipe:
-    """The last part of `faceresnet_n`: photos whose labels the model itself has mended.
+    """The third part of `faceresnet_n`: photos whose labels the model itself has mended.
 
     ``faceresnet train --recipe faceresnet-n-self --init RUN2/checkpoints/last.ckpt --data DIR2
     --out RUN3``, where ``faceresnet data relabel`` made DIR2
@@ -298,12 +298,28 @@ def faceresnet_n_self() -> Recipe:
     )
 
 
+def faceresnet_n_corrected() -> Recipe:
+    """The last part of `faceresnet_n`: labels corrected by eye, and harder pictures.
+
+    ``faceresnet train --recipe faceresnet-n-corrected --init RUN3/checkpoints/last.ckpt
+    --data DIR3 --out RUN4``, where ``faceresnet data correct`` made DIR3
+    """
+    before = faceresnet_n_self()
+    return replace(
+        before,
+        name="faceresnet-n-corrected",
+        augmentation=replace(before.augmentation, turn=0.2, cover=0.1, light=0.2, distract=0.3),
+        schedule=replace(before.schedule, iterations=6_000),
+    )
+
+
 RECIPES = {
     "paper": paper,
     "faceresnet-50": faceresnet_50,
     "faceresnet-n": faceresnet_n,
     "faceresnet-n-native": faceresnet_n_native,
     "faceresnet-n-self": faceresnet_n_self,
+    "faceresnet-n-corrected": faceresnet_n_corrected,
 }
 
 
