@@ -299,7 +299,7 @@ def faceresnet_n_self() -> Recipe:
 
 
 def faceresnet_n_corrected() -> Recipe:
-    """The last part of `faceresnet_n`: labels corrected by eye, and harder pictures.
+    """The last part of `faceresnet_n`: labels corrected by eye, harder pictures, larger faces.
 
     ``faceresnet train --recipe faceresnet-n-corrected --init RUN3/checkpoints/last.ckpt
     --data DIR3 --out RUN4``, where ``faceresnet data correct`` made DIR3
@@ -308,8 +308,16 @@ def faceresnet_n_corrected() -> Recipe:
     return replace(
         before,
         name="faceresnet-n-corrected",
-        augmentation=replace(before.augmentation, turn=0.2, cover=0.1, light=0.2, distract=0.3),
-        schedule=replace(before.schedule, iterations=6_000),
+        augmentation=replace(
+            before.augmentation,
+            sizes=(256, 256, 512),
+            fill=0.4,
+            turn=0.2,
+            cover=0.1,
+            light=0.2,
+            distract=0.3,
+        ),
+        schedule=replace(before.schedule, iterations=5_500),
     )
 
 
