@@ -2,6 +2,7 @@ import io
 import warnings
 from contextlib import suppress
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -222,3 +223,14 @@ def test_write_is_whole_or_nothing(photo, tmp_path):
     with pytest.raises(ImageError, match=r"folder\.png"):
         images.write(photo, tmp_path / "folder.png")
     assert {path.name for path in tmp_path.iterdir()} == {"new", "a.JPG", "folder.png"}
+
+
+def test_halving_first_gives_nearly_the_same_average():
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    photo = images.resize(coarse, (480, 640))
+    for size in ((125, 166), (60, 80), (118, 301)):
+        direct = cv2.resize(photo, size[::-1], interpolation=cv2.INTER_AREA)
+        done = images.resize(photo, size)
+        assert done.shape == direct.shape
+        assert np.abs(done.astype(int) - direct).mean() < 1.5

@@ -193,6 +193,12 @@ def resize(image: Image, size: tuple[int, int]) -> Image:
         return image
     import cv2
 
+    # OpenCV halves ten times as fast as it averages over parts of pixels.
+    while all(now % 2 == 0 and now >= 2 * new for now, new in zip(image.shape, size, strict=False)):
+        half = (image.shape[1] // 2, image.shape[0] // 2)
+        image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
+    if image.shape[:2] == size:
+        return image
     shrinks = size[0] * 1.25 < image.shape[0] or size[1] * 1.25 < image.shape[1]
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     resized: Image = cv2.resize(image, (size[1], size[0]), interpolation=interpolation)

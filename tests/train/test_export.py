@@ -18,6 +18,7 @@ from faceresnet.train.export import (
     CalibrationPhotos,
     check,
     export,
+    fold_pixels,
     load_run,
     quantise,
     rewrite,
@@ -34,7 +35,11 @@ ENGINES = ["onnxruntime", "openvino"]
 
 
 def trained_model(network):
-    """A network whose normalisation has statistics, and whose logits differ."""
+    """A network whose normalisation has statistics, and whose logits differ; folded as in files."""
+    return fold_pixels(unfolded_model(network))
+
+
+def unfolded_model(network):
     torch.manual_seed(0)
     model = FaceResNet(network)
     with torch.no_grad():
@@ -50,6 +55,27 @@ DEEP = replace(
     small_network(levels=recipes.recipe("paper").network.levels, head_block="bottleneck"),
     block="bottleneck",
 )
+
+
+def test_folding_changes_outputs_at_the_border_only():
+    network = small_network()
+    model = unfolded_model(network)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    photo = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3), np.uint8))
+    folded = fold_pixels(model)
+    with torch.no_grad():
+        x = [((photo.float() - m.mean) / m.std).permute(0, 3, 1, 2) for m in (model, folded)]
+        want, got = (
+            m.backbone.bn1(m.backbone.conv1(pixels))
+            for m, pixels in zip((model, folded), x, strict=True)
+        )
+        far = (model(photo)[0] - folded(photo)[0]).abs().max()
+    assert torch.allclose(want[..., 2:-2, 2:-2], got[..., 2:-2, 2:-2], atol=1e-4)
+    assert not torch.allclose(want, got, atol=1e-4)
+    assert far < 0.5
+    assert len(folded.mean.unique()) == len(folded.std.unique()) == 1
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import tempfile
@@ -66,7 +67,7 @@ def export(model: FaceResNet, spec: ModelSpec, file: Path) -> None:
     Raises:
         TrainingError: the file's outputs are not PyTorch's; nothing is written.
     """
-    model = model.cpu().eval()
+    model = fold_pixels(model.cpu().eval())
     # Several cells on every level: the exporter takes a side of 1 for a constant.
     side = max(spec.size_multiple, *(level.stride for level in spec.levels))
     height = torch.export.Dim("height", min=1, max=1024) * spec.size_multiple
@@ -84,6 +85,25 @@ def export(model: FaceResNet, spec: ModelSpec, file: Path) -> None:
         )
     assert program is not None
     write_onnx(program.model_proto, spec, file, model)
+
+
+def fold_pixels(model: FaceResNet) -> FaceResNet:
+    """A copy that subtracts and divides by the same two numbers in all three colours.
+
+    What is left of the colours' own goes into the first convolution and its normalisation. An int8
+    network then takes the photo's bytes as they are, which saves a twentieth of its time. Outputs
+    change where the image ends, as black in the padding stands for another grey: by hundredths.
+    """
+    folded = copy.deepcopy(model)
+    mean, std = model.mean.mean(dim=0, keepdim=True), model.std.mean(dim=0, keepdim=True)
+    first, norm = folded.backbone.conv1, folded.backbone.bn1
+    assert norm.running_mean is not None
+    with torch.no_grad():
+        offset = ((mean - model.mean) / model.std).view(1, 3, 1, 1)
+        norm.running_mean -= (first.weight * offset).sum(dim=(1, 2, 3))
+        first.weight *= (std / model.std).view(1, 3, 1, 1)
+    folded.mean, folded.std = mean, std
+    return folded
 
 
 def write_onnx(

@@ -224,8 +224,8 @@ class FaceResNet(nn.Module):
         self.regress = Head(network, 4, 0.0)
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(PIXEL_MEAN), persistent=False)
+        self.register_buffer("std", torch.tensor(PIXEL_STD), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Photos to predictions.
@@ -237,7 +237,7 @@ class FaceResNet(nn.Module):
         Returns:
             logits (N, R) and deltas (N, R, 4), in the order of `anchors.make_anchors`.
         """
-        x = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        x = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
         levels = self.pyramid(self.backbone(x)[self.first_stage :])
         deltas = self.regress(levels)
         return self.classify(levels), deltas.view(deltas.shape[0], -1, 4)
