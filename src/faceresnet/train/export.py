@@ -99,9 +99,9 @@ def fold_pixels(model: FaceResNet) -> FaceResNet:
     first, norm = folded.backbone.conv1, folded.backbone.bn1
     assert norm.running_mean is not None
     with torch.no_grad():
-        offset = ((mean - model.mean) / model.std).view(1, 3, 1, 1)
+        offset = ((mean - model.mean) / model.std).view(1, -1, 1, 1)
         norm.running_mean -= (first.weight * offset).sum(dim=(1, 2, 3))
-        first.weight *= (std / model.std).view(1, 3, 1, 1)
+        first.weight *= (std / model.std).view(1, -1, 1, 1)
     folded.mean, folded.std = mean, std
     return folded
 
