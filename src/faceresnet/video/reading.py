@@ -151,6 +151,7 @@ class VideoReader:
             )
             self._describe()
             self._clock = _Clock(self)
+            self._display = _Display()
             self._frames = self._read()
             self._first: Frame | None = next(self._frames, None)
             if self._first is None:
@@ -223,7 +224,7 @@ class VideoReader:
     def _read(self) -> Generator[Frame]:
         for index, picture in enumerate(self._pictures()):
             pts = self._clock.read(picture)
-            yield Frame(_upright_rgb(picture), float(pts * self.time_base), index, pts)
+            yield Frame(self._display.show(picture), float(pts * self.time_base), index, pts)
 
     def _pictures(self) -> Iterator[av.VideoFrame]:
         """Decoded frames, past whatever is broken."""
@@ -322,17 +323,36 @@ class _Clock:
         return sum(number * (round(length / step) - 1) for length, number in gaps.items())
 
 
-def _upright_rgb(picture: av.VideoFrame) -> images.Image:
-    """Pixels of a decoded frame, turned and mirrored as its display matrix asks."""
-    unspecified = 2
-    hd = picture.colorspace == unspecified and picture.height >= HD_HEIGHT
-    colours = {"src_colorspace": "ITU709"} if hd else {}
-    image: images.Image = picture.to_ndarray(format="rgb24", threads=1, **colours)  # type: ignore
+class _Display:
+    """Pixels of decoded frames, turned and mirrored as their display matrix asks.
+
+    Asking a frame of PyAV for its side data ties it into a cycle of references, so that its pixels
+    stay until Python's collector looks. Its rotation costs nothing, so the matrix is read once and
+    again when that changes. (A mirror that comes or goes while it stays would be missed.)
+    """
+
+    def __init__(self) -> None:
+        self._rotation: int | None = None
+        self._matrix: np.ndarray | None = None
+
+    def show(self, picture: av.VideoFrame) -> images.Image:
+        """RGB uint8 (H, W, 3), upright."""
+        unspecified = 2
+        hd = picture.colorspace == unspecified and picture.height >= HD_HEIGHT
+        colours = {"src_colorspace": "ITU709"} if hd else {}
+        image: images.Image = picture.to_ndarray(format="rgb24", threads=1, **colours)  # type: ignore
+        if picture.rotation != self._rotation:
+            self._rotation, self._matrix = picture.rotation, _display_matrix(picture)
+        return image if self._matrix is None else _displayed(image, self._matrix)
+
+
+def _display_matrix(picture: av.VideoFrame) -> np.ndarray | None:
+    """(3, 3), or None if the frame has none."""
     for data in picture.side_data:
         side: Any = data  # its type is wrong in the library's stubs
         if side.type.name == "DISPLAYMATRIX":
-            return _displayed(image, np.frombuffer(bytes(side), np.int32)[:9].reshape(3, 3))
-    return image
+            return np.frombuffer(bytes(side), np.int32)[:9].reshape(3, 3)
+    return None
 
 
 def _displayed(image: images.Image, matrix: np.ndarray) -> images.Image:
