@@ -5,6 +5,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_a_camera_that_is_turned_while_it_films(tmp_path):
 
 
 @pytest.mark.parametrize("rotation", [None, 90])
-def test_frames_are_freed_at_once(tmp_path, rotation):
+def test_frames_and_readers_are_freed_at_once(tmp_path, rotation):
     """Without the help of the collector of cycles, which counts objects, not their pixels."""
     import av
 
@@ -123,6 +124,9 @@ def test_frames_are_freed_at_once(tmp_path, rotation):
         with open_video(path) as video:
             assert sum(1 for _ in video) == 60
         assert alive() - before <= 3, "the first, whose matrix was read, and what FFmpeg holds"
+        reader = weakref.ref(video)
+        del video
+        assert reader() is None
     finally:
         gc.enable()
 

@@ -118,7 +118,6 @@ class VideoReader:
         broken: packets that could not be decoded, and frames that the file names but holds no more.
         ended: the source was read to its end.
         sound: packets of sound read so far, oldest first, taken out by the writer.
-        start_s: the source's own time of our time 0.
         metadata: what the source says about itself: title, date, place, ….
     """
 
@@ -150,7 +149,6 @@ class VideoReader:
                 [s for s in self._container.streams.audio if s.codec_context] if sound else []
             )
             self._describe()
-            self._clock = _Clock(self)
             self._display = _Display()
             self._frames = self._read()
             self._first: Frame | None = next(self._frames, None)
@@ -179,7 +177,8 @@ class VideoReader:
             None if self.duration_s is None else round(self.duration_s * self.rate)
         )
         self.metadata = {k: v for k, v in container.metadata.items() if k not in TECHNICAL}
-        self.start_s = None if container.start_time is None else container.start_time / 1e6
+        start_s = None if container.start_time is None else container.start_time / 1e6
+        self._clock = _Clock(self.rate, self.time_base, start_s)
         self.pixel_aspect = Fraction(stream.sample_aspect_ratio or 1) or Fraction(1)
 
     def __enter__(self) -> Self:
@@ -192,6 +191,11 @@ class VideoReader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def start_s(self) -> float | None:
+        """The source's own time of our time 0."""
+        return self._clock.start_s
 
     def close(self) -> None:
         """Let the source go; frames that were read stay valid.
@@ -280,29 +284,33 @@ class VideoReader:
 class _Clock:
     """Times of frames from the start of the video, that never run backwards."""
 
-    def __init__(self, video: VideoReader) -> None:
-        self._video = video
-        self._step = max(1, round(1 / (video.rate * video.time_base)))
+    def __init__(self, rate: float, time_base: Fraction, start_s: float | None) -> None:
+        """Args:
+        rate: frames/s.
+        time_base: seconds for each unit of `Frame.pts`.
+        start_s: the source's own time of our time 0; that of the first frame if it is not known.
+        """
+        self.start_s = start_s
+        self._time_base = time_base
+        self._step = max(1, round(1 / (rate * time_base)))
         self._last: int | None = None
         self._steps: Counter[int] = Counter()
-        self._zero: int | None = (
-            None if video.start_s is None else round(video.start_s / video.time_base)
-        )
+        self._zero: int | None = None if start_s is None else round(start_s / time_base)
 
     def read(self, picture: av.VideoFrame) -> int:
         """`Frame.pts` of a decoded frame."""
         given = picture.pts
-        if given is not None and picture.time_base and picture.time_base != self._video.time_base:
-            given = round(given * picture.time_base / self._video.time_base)
+        if given is not None and picture.time_base and picture.time_base != self._time_base:
+            given = round(given * picture.time_base / self._time_base)
         if self._zero is None:
             self._zero = given or 0
-            self._video.start_s = float(self._zero * self._video.time_base)
+            self.start_s = float(self._zero * self._time_base)
         if given is None:
             pts = 0 if self._last is None else self._last + self._step
         else:
             pts = given - self._zero
         if self._last is not None and pts <= self._last:
-            if (self._last - pts) * self._video.time_base > CLOCK_JUMP_S:
+            if (self._last - pts) * self._time_base > CLOCK_JUMP_S:
                 self._zero -= self._last + self._step - pts
                 pts = self._last + self._step
             else:

@@ -341,9 +341,9 @@ class Watch:
 def give_back_memory() -> None:
     """Free what is unused and return it to the system.
 
-    Libraries leave frames and connections behind that refer to themselves; Python counts objects,
-    not bytes, so it looks for them too late. And glibc keeps freed memory, where one thread makes
-    frames and another frees them.
+    Requests of the webhook refer to themselves; Python counts objects, not bytes, so it looks for
+    them too late. And glibc keeps freed memory, where one thread makes frames and another frees
+    them.
     """
     import ctypes
 
