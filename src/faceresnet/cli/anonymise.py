@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from faceresnet.cli.options import DETECTOR, Device, Engine, Model, Threads
 from faceresnet.cli.progress import progress
+from faceresnet.cli.signals import sigterm_interrupts
 
 if TYPE_CHECKING:
     from faceresnet.apps.anonymise import Covering
@@ -111,7 +109,7 @@ def anonymise(
     report = _Report()
     failures: list[Exception] = []
     several = len(todo) > 1 and not any(job.is_video for job in todo)
-    with _terminable():
+    with sigterm_interrupts():
         for job in progress("Covering", len(todo))(todo) if several else todo:
             try:
                 if job.is_video:
@@ -139,24 +137,6 @@ def anonymise(
     if failures:
         print(f"faceresnet: {len(failures)} of {len(todo)} not covered", file=sys.stderr)
         raise typer.Exit(1)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the job as Ctrl-C does: what is half written is removed."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread, which alone may ask for signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True)

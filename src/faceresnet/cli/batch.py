@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +19,7 @@ from faceresnet.cli.options import (
     Tile,
     parse_tile,
 )
+from faceresnet.cli.signals import sigterm_interrupts
 
 if TYPE_CHECKING:
     from faceresnet.apps.batch import Summary
@@ -143,7 +142,7 @@ def batch(
         **({} if max_pixels is None else {"max_pixels": max_pixels or None}),
     )
     try:
-        with _sigterm_interrupts(), _Display() as display:
+        with sigterm_interrupts(), _Display() as display:
             summary = batches.run(
                 source,
                 out,
@@ -174,20 +173,6 @@ def _report(summary: Summary, out: str) -> None:
         else "nothing left to do"
     )
     print(f"{photos}, {summary.faces:,} faces{errors}; {summary.parts:,} parts in {out} ({speed})")
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM ends the job as Ctrl-C does."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Display:
