@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Num, UInt8
 
 from faceresnet.atomic import replacing
-from faceresnet.errors import ImageError
+from faceresnet.errors import ImageError, reason
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -115,7 +115,7 @@ def _reason(error: Exception) -> str:
 
     if isinstance(error, UnidentifiedImageError):
         return "it is no image, or of a format that Pillow does not know"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return reason(error)
 
 
 def _convert(image: PILImage.Image, name: str, max_pixels: int | None) -> Image:

@@ -93,7 +93,7 @@ def anonymise(
     from faceresnet.apps.anonymise import Covering
     from faceresnet.apps.anonymise.filling import Filling
     from faceresnet.detector import FaceDetector
-    from faceresnet.errors import ImageError, VideoError
+    from faceresnet.errors import ImageError, VideoError, reason
 
     covering = Covering(method, margin, shape)
     Filling(hold_s=hold)  # refuses what it cannot be, before anything is done
@@ -120,8 +120,7 @@ def anonymise(
             except (ImageError, VideoError) as error:
                 failures.append(error)
             except OSError as error:
-                reason = error.strerror or error
-                failures.append(ImageError(f"cannot write {job.target}: {reason}"))
+                failures.append(ImageError(f"cannot write {job.target}: {reason(error)}"))
     report.print()
     if skipped := len(jobs) - len(todo):
         print(f"{skipped} left out by --resume: their results are there", file=sys.stderr)

@@ -148,7 +148,7 @@ def _lines(target: str, video: VideoReader) -> Iterator[IO[str]]:
         VideoError: it cannot be written.
     """
     from faceresnet.atomic import replacing
-    from faceresnet.errors import VideoError
+    from faceresnet.errors import VideoError, reason
 
     if target == "-":
         yield sys.stdout
@@ -162,7 +162,7 @@ def _lines(target: str, video: VideoReader) -> Iterator[IO[str]]:
         with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
             yield file
     except OSError as error:
-        raise VideoError(f"cannot write {path}: {error.strerror or error}") from error
+        raise VideoError(f"cannot write {path}: {reason(error)}") from error
 
 
 def _print_report(

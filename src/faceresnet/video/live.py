@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from faceresnet import images
+from faceresnet import errors, images
 from faceresnet.errors import MissingExtraError, VideoError
 from faceresnet.video.addresses import Source, mask
 from faceresnet.video.delay import Delay
@@ -362,8 +362,7 @@ def reason(error: BaseException) -> str:
         return SILENCE
     if _refused(error):
         return "it refuses the user name or the password"
-    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return mask(" ".join(words.split()))
+    return mask(" ".join(errors.reason(error).split()))
 
 
 def _refused(error: BaseException) -> bool:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from faceresnet import images
+from faceresnet import errors, images
 from faceresnet.errors import MissingExtraError, VideoError
 
 if TYPE_CHECKING:
@@ -455,4 +455,4 @@ def _reason(error: BaseException) -> str:
         return "it is no video, or a broken one"
     if isinstance(error, av.error.ExitError | av.error.TimeoutError):
         return NO_ANSWER
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return errors.reason(error)

@@ -8,7 +8,7 @@ from typing import Any
 
 from faceresnet import images
 from faceresnet.engine import ENGINES
-from faceresnet.errors import ModelError
+from faceresnet.errors import ModelError, reason
 from faceresnet.weights import DEFAULT_MODEL
 
 #: Layouts of the parts.
@@ -111,5 +111,5 @@ def model_identity(model: str | os.PathLike[str]) -> tuple[str, str]:
     try:
         sha256 = file_sha256(path)
     except OSError as error:
-        raise ModelError(f"cannot read the model {path}: {error.strerror or error}") from error
+        raise ModelError(f"cannot read the model {path}: {reason(error)}") from error
     return f"{read_spec(path).name}@{sha256[:12]}", sha256
