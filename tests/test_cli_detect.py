@@ -124,6 +124,15 @@ def test_save_draws_and_keeps_photos_of_one_name_apart(photos, run):
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.parametrize(
+    ("options", "photo_count"), [([], 3), (["-r"], 4), (["-r", "--no-recursive"], 3)]
+)
+def test_recursive(photos, run, options, photo_count):
+    status, out, _ = run("detect", "a", "b", *options, "--json", "-")
+    assert status == 0
+    assert len(json.loads(out)) == photo_count
+
+
 def test_no_photo_is_overwritten(photos, run):
     before = Path("a/x.png").read_bytes()
     for arguments in (["a/x.png", "--save", "a"], ["a/x.png", "--json", "a/../a/x.png"]):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from faceresnet.cli.options import DETECTOR, Device, Engine, Model, Threads
+from faceresnet.cli.options import DETECTOR, Device, Engine, Model, Recursive, Threads, pixel_limit
 from faceresnet.cli.progress import progress
 from faceresnet.cli.signals import sigterm_interrupts
 
@@ -50,9 +50,7 @@ def anonymise(
     resume: Annotated[
         bool, typer.Option("--resume", help="Leave out what has a result already.")
     ] = False,
-    recursive: Annotated[
-        bool, typer.Option("--recursive/--no-recursive", help="Look into folders of folders.")
-    ] = True,
+    recursive: Recursive = True,
     max_pixels: Annotated[
         int | None,
         typer.Option(
@@ -89,7 +87,6 @@ def anonymise(
     results before they go out. Files that cannot be read are listed at the end and make the exit
     status 1.
     """
-    from faceresnet import images
     from faceresnet.apps.anonymise import Covering
     from faceresnet.apps.anonymise.filling import Filling
     from faceresnet.detector import FaceDetector
@@ -105,7 +102,7 @@ def anonymise(
     detector = FaceDetector(
         model, threshold=threshold, engine=engine, device=device, threads=threads
     )
-    limit = images.MAX_PIXELS if max_pixels is None else max_pixels or None
+    limit = pixel_limit(max_pixels)
     report = _Report()
     failures: list[Exception] = []
     several = len(todo) > 1 and not any(job.is_video for job in todo)

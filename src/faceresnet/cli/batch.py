@@ -12,12 +12,14 @@ import typer
 from faceresnet.cli.options import (
     DETECTOR,
     Device,
+    MaxPixels,
     MaxSide,
     Model,
     Pyramid,
     Threshold,
     Tile,
     parse_tile,
+    pixel_limit,
 )
 from faceresnet.cli.signals import sigterm_interrupts
 
@@ -78,14 +80,7 @@ def batch(
             rich_help_panel=DETECTOR,
         ),
     ] = None,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(
-            help="Refuse photos of more pixels; 0 allows any.",
-            show_default="200,000,000",
-            rich_help_panel=DETECTOR,
-        ),
-    ] = None,
+    max_pixels: MaxPixels = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -139,7 +134,7 @@ def batch(
         runtime=runtime,
         device=device,
         batch_size=batch_size,
-        **({} if max_pixels is None else {"max_pixels": max_pixels or None}),
+        max_pixels=pixel_limit(max_pixels),
     )
     try:
         with sigterm_interrupts(), _Display() as display:

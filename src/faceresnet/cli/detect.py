@@ -9,18 +9,20 @@ from typing import Annotated
 import typer
 
 from faceresnet.cli.options import (
-    DETECTOR,
     RESULTS,
     Device,
     Engine,
     Enlarge,
+    MaxPixels,
     MaxSide,
     Model,
     Pyramid,
+    Recursive,
     Threads,
     Threshold,
     Tile,
     parse_tile,
+    pixel_limit,
 )
 from faceresnet.cli.progress import progress
 from faceresnet.errors import ModelError
@@ -40,14 +42,7 @@ def detect(
     engine: Engine = "openvino",
     device: Device = "cpu",
     threads: Threads = None,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(
-            help="Refuse photos of more pixels; 0 allows any.",
-            show_default="200,000,000",
-            rich_help_panel=DETECTOR,
-        ),
-    ] = None,
+    max_pixels: MaxPixels = None,
     save: Annotated[
         Path | None,
         typer.Option(help="Folder for copies with red boxes.", rich_help_panel=RESULTS),
@@ -72,9 +67,7 @@ def detect(
             rich_help_panel=RESULTS,
         ),
     ] = None,
-    recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")
-    ] = False,
+    recursive: Recursive = False,
 ) -> None:
     """Find the faces in photos.
 
@@ -100,9 +93,8 @@ def detect(
         device=device,
         threads=threads,
     )
-    limit = images.MAX_PIXELS if max_pixels is None else max_pixels or None
     failures = []
-    read = read_ahead(sources, limit)
+    read = read_ahead(sources, pixel_limit(max_pixels))
     photos = progress("Detecting", len(sources))(read) if len(sources) > 1 else read
     with results:
         for photo, image in photos:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from faceresnet.cli.options import Engine, MaxSide, Model, Threads, Threshold
+from faceresnet.cli.options import Engine, MaxSide, Model, Recursive, Threads, Threshold
 from faceresnet.cli.progress import progress
 
 
@@ -36,9 +36,7 @@ def tag(
             "notice changes by it.",
         ),
     ] = False,
-    recursive: Annotated[
-        bool, typer.Option("--recursive/--no-recursive", help="Look into folders of folders.")
-    ] = True,
+    recursive: Recursive = True,
     model: Model = "faceresnet-n",
     threshold: Threshold = None,
     max_side: MaxSide = None,
