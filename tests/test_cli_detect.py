@@ -320,3 +320,12 @@ def test_drawn_boxes_are_those_of_the_detections(photos, run):
     changed = np.argwhere((before != after).any(axis=2))
     assert changed.min(axis=0).tolist() == [27, 27]
     assert changed.max(axis=0).tolist() == [45, 45]
+
+
+def test_names_in_the_table_are_no_markup(photos, run):
+    names = ["[red]x.png", r"\[b].png", ":smile:.png", "[1].png"]
+    for name in names:
+        Path(name).write_bytes(Path("a/x.png").read_bytes())
+    status, out, _ = run("detect", *names)
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()[1:]] == names

@@ -330,8 +330,10 @@ class _Report:
         self._table.add_column("remarks", overflow="fold")
 
     def add(self, job: _Job, faces: int, frames: int, notes: Sequence[str]) -> None:
+        from rich.text import Text
+
         row = (job.name, str(faces), str(frames), str(job.target), "; ".join(notes))
-        self._table.add_row(*(text.replace("[", r"\[") for text in row))
+        self._table.add_row(*map(Text, row))
 
     def print(self) -> None:
         from rich.console import Console

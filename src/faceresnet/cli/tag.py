@@ -104,12 +104,14 @@ class _Report:
         self._faces = self._written = 0
 
     def add(self, name: str, tagged: object) -> None:
+        from rich.text import Text
+
         from faceresnet.apps.tag import Tagged
 
         assert isinstance(tagged, Tagged)
         place = "none" if tagged.target is None else "written" if tagged.changed else "unchanged"
         numbers = (tagged.faces, tagged.known or "", tagged.named or "")
-        self._table.add_row(_plain(name), *map(str, numbers), place)
+        self._table.add_row(Text(name), *map(str, numbers), place)
         self._faces += tagged.faces
         self._written += tagged.changed
 
@@ -123,8 +125,3 @@ class _Report:
             f"{self._faces} faces in {self._table.row_count} photos, {self._written} "
             f"{self._files} written"
         )
-
-
-def _plain(text: str) -> str:
-    """Text that rich takes for no markup."""
-    return text.replace("[", r"\[")
