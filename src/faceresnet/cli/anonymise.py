@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from faceresnet.cli.failures import end_with
 from faceresnet.cli.options import DETECTOR, Device, Engine, Model, Recursive, Threads, pixel_limit
 from faceresnet.cli.progress import progress
 from faceresnet.cli.signals import sigterm_interrupts
@@ -128,11 +129,7 @@ def anonymise(
             f"results: {named}",
             file=sys.stderr,
         )
-    for failure in failures:
-        print(f"faceresnet: {failure}", file=sys.stderr)
-    if failures:
-        print(f"faceresnet: {len(failures)} of {len(todo)} not covered", file=sys.stderr)
-        raise typer.Exit(1)
+    end_with(failures, len(todo), "not covered")
 
 
 @dataclass(frozen=True)

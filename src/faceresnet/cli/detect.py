@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from faceresnet.cli.failures import end_with
 from faceresnet.cli.options import (
     RESULTS,
     Device,
@@ -105,11 +105,7 @@ def detect(
             results.add(photo, faces)
             if save:
                 images.write(faces.draw(image), save / photo.picture)
-    for failure in failures:
-        print(f"faceresnet: {failure}", file=sys.stderr)
-    if failures:
-        print(f"faceresnet: {len(failures)} of {len(sources)} not read", file=sys.stderr)
-        raise typer.Exit(1)
+    end_with(failures, len(sources), "not read")
 
 
 def models(

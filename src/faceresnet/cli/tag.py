@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
+from faceresnet.cli.failures import end_with
 from faceresnet.cli.options import Engine, MaxSide, Model, Recursive, Threads, Threshold
 from faceresnet.cli.progress import progress
 
@@ -82,11 +82,7 @@ def tag(
         except (DataError, ImageError) as error:
             failures.append(error)
     report.print()
-    for failure in failures:
-        print(f"faceresnet: {failure}", file=sys.stderr)
-    if failures:
-        print(f"faceresnet: {len(failures)} of {len(sources)} not tagged", file=sys.stderr)
-        raise typer.Exit(1)
+    end_with(failures, len(sources), "not tagged")
 
 
 class _Report:
