@@ -34,7 +34,7 @@ def open_photo(
     from PIL import UnidentifiedImageError
 
     try:
-        with images.open_lazily(source) as image:
+        with images.pillow_limit_lifted, images.open_lazily(source) as image:
             if max_pixels is not None:
                 _check_pixels(image, max_pixels)
             yield image

@@ -20,7 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from faceresnet import __version__
-from faceresnet.apps.serve import pages, photos, schema
+from faceresnet.apps.serve import pages, schema
 from faceresnet.apps.serve.batching import Batcher, Detector, Found, Job, Listener, queue_full
 from faceresnet.apps.serve.fetch import Fetcher
 from faceresnet.apps.serve.metrics import Counted, Metrics
@@ -245,10 +245,9 @@ def create_app(settings: Settings, load: Load) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with photos.only_our_limit():
-            service.start()
-            yield
-            await service.stop()
+        service.start()
+        yield
+        await service.stop()
 
     app = FastAPI(
         title="FaceResNet",
