@@ -151,10 +151,11 @@ def _median_ms(model: str) -> float:
 
     import numpy as np
 
+    from faceresnet import images
     from faceresnet.detector import FaceDetector
 
     detector = FaceDetector(model)
-    image = np.full((480, 640, 3), 127, dtype=np.uint8)
+    image = np.full((480, 640, 3), images.PADDING, dtype=np.uint8)
     times_s = []
     for _ in range(25):
         start = time.perf_counter()

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from faceresnet import __version__
+from faceresnet import __version__, images
 from faceresnet.apps.serve import pages, schema
 from faceresnet.apps.serve.batching import Batcher, Detector, Found, Job, Listener, queue_full
 from faceresnet.apps.serve.fetch import Fetcher
@@ -217,7 +217,7 @@ async def _disconnected(request: Request) -> None:
 def _grey(size: tuple[int, int]) -> Any:
     import numpy as np
 
-    return np.full((*size, 3), 127, dtype=np.uint8)
+    return np.full((*size, 3), images.PADDING, dtype=np.uint8)
 
 
 def _ms(seconds: float) -> float:
