@@ -13,7 +13,6 @@ import glob
 import sys
 import threading
 import time
-import urllib.parse
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ import numpy as np
 
 from faceresnet import errors, images
 from faceresnet.errors import MissingExtraError, VideoError
+from faceresnet.video.addresses import mask
 
 if TYPE_CHECKING:
     import av
@@ -106,7 +106,7 @@ class VideoReader:
     Its iterator may run in another thread than the one that opened it, but only in one at a time.
 
     Attributes:
-        name: of the source, without a password, for messages.
+        name: of the source, its secrets masked, for messages.
         path: of the file, None for cameras and addresses.
         live: there is no end to wait for: a camera, or an address that names no length.
         size: (height, width) px of the first frame; later ones of a camera may differ.
@@ -401,7 +401,7 @@ class _Place:
         if text.startswith("/dev/video"):
             return cls(text, text, format="v4l2")
         if isinstance(source, str) and "://" in text:
-            return cls(_without_password(text), text)
+            return cls(mask(text), text)
         if path.is_dir():
             raise VideoError(f"{text} is a folder, a video file was expected")
         if not path.exists():
@@ -417,11 +417,6 @@ class _Place:
             cameras = ", ".join(sorted(glob.glob("/dev/video*"))) or "none"
             raise VideoError(f"there is no camera {number} ({device}); cameras here: {cameras}")
         return cls(f"camera {number}", device, format="v4l2")
-
-
-def _without_password(address: str) -> str:
-    parts = urllib.parse.urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _open_container(
