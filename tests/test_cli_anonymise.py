@@ -200,3 +200,11 @@ def test_signals_end_it_and_leave_nothing_half_done(photos, run, monkeypatch, nu
     assert run("a", "--out", "out")[0] == 130
     assert not list(Path().glob("out/**/*"))
     assert signal.getsignal(number) == before
+
+
+def test_names_in_the_table_are_no_markup(photos, run):
+    name = r"\[red]x :smile:.jpg"
+    Path("a/x.jpg").rename(name)
+    status, out, _ = run(name, "--out", "out")
+    assert status == 0
+    assert out.count(name) == 2, "the source and the result"

@@ -124,6 +124,15 @@ def test_save_draws_and_keeps_photos_of_one_name_apart(photos, run):
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.parametrize(
+    ("options", "photo_count"), [([], 3), (["-r"], 4), (["-r", "--no-recursive"], 3)]
+)
+def test_recursive(photos, run, options, photo_count):
+    status, out, _ = run("detect", "a", "b", *options, "--json", "-")
+    assert status == 0
+    assert len(json.loads(out)) == photo_count
+
+
 def test_no_photo_is_overwritten(photos, run):
     before = Path("a/x.png").read_bytes()
     for arguments in (["a/x.png", "--save", "a"], ["a/x.png", "--json", "a/../a/x.png"]):
@@ -311,3 +320,12 @@ def test_drawn_boxes_are_those_of_the_detections(photos, run):
     changed = np.argwhere((before != after).any(axis=2))
     assert changed.min(axis=0).tolist() == [27, 27]
     assert changed.max(axis=0).tolist() == [45, 45]
+
+
+def test_names_in_the_table_are_no_markup(photos, run):
+    names = ["[red]x.png", r"\[b].png", ":smile:.png", "[1].png"]
+    for name in names:
+        Path(name).write_bytes(Path("a/x.png").read_bytes())
+    status, out, _ = run("detect", *names)
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()[1:]] == names

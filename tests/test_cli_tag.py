@@ -122,3 +122,11 @@ def test_a_missing_extra_is_named_before_anything_is_done(photos, run, monkeypat
     assert "pip install 'faceresnet[tag]'" in err
     assert files() == before
     assert run("a")[0] == 0
+
+
+def test_names_in_the_table_are_no_markup(photos, run):
+    name = r"\[red]x[b] :smile:.jpg"
+    Path("a/x.jpg").rename(name)
+    status, out, _ = run(name)
+    assert status == 0
+    assert name in out

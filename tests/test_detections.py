@@ -90,6 +90,18 @@ def test_filter(faces):
     assert Detections.empty(SIZE).filter(min_size=1) == Detections.empty(SIZE)
 
 
+def test_scaled_to(faces, tracked):
+    half = SIZE[0] // 2, SIZE[1] * 2
+    scaled = faces.scaled_to(half)
+    assert scaled.size == half
+    np.testing.assert_allclose(scaled.xyxyn, faces.xyxyn, rtol=1e-6)
+    np.testing.assert_array_equal(scaled.boxes, faces.boxes * np.float32([2, 0.5, 2, 0.5]))
+    assert scaled.scaled_to(SIZE) == faces
+    assert faces.scaled_to(SIZE) is faces
+    assert tracked.scaled_to(half).tracks.tolist() == [7, -1, 3]
+    assert Detections.empty(SIZE).scaled_to(half) == Detections.empty(half)
+
+
 def test_names_of_other_libraries(faces):
     assert faces.xyxy is faces.boxes
     assert faces.confidence is faces.conf is faces.scores

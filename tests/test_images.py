@@ -1,6 +1,6 @@
 import io
 import warnings
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import cv2
 import numpy as np
@@ -143,12 +143,26 @@ def test_the_limit_of_pixels(photo):
     assert images.read(content, max_pixels=None).shape == photo.shape
 
 
-def test_more_pixels_than_pillow_allows_by_itself(monkeypatch, photo):
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP"])
+def test_more_pixels_than_pillow_allows_by_itself(monkeypatch, photo, format):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert images.read(encoded(Image.fromarray(photo))).shape == photo.shape
+        content = encoded(Image.fromarray(photo), format)
+        assert images.read(content).shape == photo.shape
     assert Image.MAX_IMAGE_PIXELS == 100, "its limit is as it was"
+
+
+def test_pillows_limit_comes_back_when_the_last_one_leaves(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(images.pillow_limit_lifted)
+    second.enter_context(images.pillow_limit_lifted)
+    assert Image.MAX_IMAGE_PIXELS is None
+    first.close()
+    assert Image.MAX_IMAGE_PIXELS is None
+    second.close()
+    assert Image.MAX_IMAGE_PIXELS == 100
 
 
 @pytest.mark.parametrize("source", [None, 5, [1, 2], {}])

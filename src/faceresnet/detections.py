@@ -159,6 +159,14 @@ class Detections:
         scale = np.array([width, height, width, height], dtype=np.float32)
         return self.boxes / scale
 
+    def scaled_to(self, size: tuple[int, int]) -> Detections:
+        """The same faces in the same image at another `size` (height, width) px."""
+        if size == self.size:
+            return self
+        scale_y, scale_x = np.divide(size, self.size)
+        scale = np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
+        return Detections(self.boxes * scale, self.scores, size, self.tracks)
+
     def filter(self, *, min_score: float = 0.0, min_size: float = 0.0) -> Detections:
         """Those of at least `min_score` whose shorter side is at least `min_size` px."""
         sides = (self.boxes[:, 2:] - self.boxes[:, :2]).min(axis=1, initial=np.inf)

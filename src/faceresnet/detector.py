@@ -128,9 +128,8 @@ class FaceDetector:
     _network: Engine = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check_threshold(self.threshold)
-        if self.max_side is not None and self.max_side < 16:
-            raise ValueError(f"max_side must be at least 16 px, got {self.max_side}")
+        check_threshold(self.threshold)
+        check_max_side(self.max_side)
         if not 1 <= self.enlarge <= 4:
             raise ValueError(f"enlarge must lie in 1..4, got {self.enlarge}")
         if isinstance(self.tile, str):
@@ -181,7 +180,7 @@ class FaceDetector:
         """
         if isinstance(photos, str | bytes | os.PathLike):
             raise ValueError("batch takes several photos: give a list, or call the detector itself")
-        _check_threshold(threshold)
+        check_threshold(threshold)
         found: list[Detections] = []
         remaining = iter(photos)
         while chunk := [_as_image(photo) for photo in islice(remaining, self.batch_size)]:
@@ -284,6 +283,21 @@ def _as_image(photo: Photo) -> images.Image:
     return images.check(photo) if isinstance(photo, np.ndarray) else images.read(photo)
 
 
-def _check_threshold(threshold: float | None) -> None:
+def check_threshold(threshold: float | None) -> None:
+    """Refuse a least score that no score can have; None stands for the model's own.
+
+    Raises:
+        ValueError: it is outside 0..1.
+    """
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"threshold must lie in 0..1, got {threshold}")
+
+
+def check_max_side(max_side: int | None) -> None:
+    """Refuse a longer side that leaves nothing to look at; None stands for full resolution.
+
+    Raises:
+        ValueError: it is less than 16 px.
+    """
+    if max_side is not None and max_side < 16:
+        raise ValueError(f"max_side must be at least 16 px, got {max_side}")

@@ -51,3 +51,8 @@ class MissingExtraError(FaceResNetError):
         super().__init__(
             f"{what} needs packages that are not installed: pip install 'faceresnet[{extra}]'"
         )
+
+
+def reason(error: BaseException) -> str:
+    """What an error of the system or of a library says, for the end of a message; never empty."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Num, UInt8
 
 from faceresnet.atomic import replacing
-from faceresnet.errors import ImageError
+from faceresnet.errors import ImageError, reason
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -40,7 +40,37 @@ BACKGROUND = (255, 255, 255)
 #: The red of the paper's figures.
 RED = (255, 0, 0)
 
-_pillow_limit = threading.Lock()
+
+class _PillowLimitLifted:
+    """Pillow's own limit of pixels, one global for the process, lifted while a thread is inside.
+
+    Pillow asks for it when it reads a header, and with some formats again when it decodes.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._theirs: int | None = None
+
+    def __enter__(self) -> None:
+        from PIL import Image as PILImage
+
+        with self._lock:
+            if not self._inside:
+                self._theirs, PILImage.MAX_IMAGE_PIXELS = PILImage.MAX_IMAGE_PIXELS, None
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        from PIL import Image as PILImage
+
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                PILImage.MAX_IMAGE_PIXELS = self._theirs
+
+
+#: A context manager, for any number of threads at once: who enters it keeps a limit of their own.
+pillow_limit_lifted = _PillowLimitLifted()
 
 
 def read(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image:
@@ -81,19 +111,19 @@ def read(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image:
         return _convert(image, name, max_pixels)
 
 
-def open_lazily(file: str | os.PathLike[str] | BinaryIO) -> PILImage.Image:
+def open_lazily(
+    file: str | os.PathLike[str] | BinaryIO, formats: list[str] | None = None
+) -> PILImage.Image:
     """Open a photo with Pillow, however many pixels it claims; nothing is decoded yet.
 
-    Pillow's own limit is one global for the process: it is lifted only while the header is read.
+    Args:
+        file: path or binary file.
+        formats: Pillow's names of those that it may be of; None for all.
     """
     from PIL import Image as PILImage
 
-    with _pillow_limit:
-        theirs, PILImage.MAX_IMAGE_PIXELS = PILImage.MAX_IMAGE_PIXELS, None
-        try:
-            return PILImage.open(file)
-        finally:
-            PILImage.MAX_IMAGE_PIXELS = theirs
+    with pillow_limit_lifted:
+        return PILImage.open(file, formats=formats)
 
 
 def _name(source: object) -> str:
@@ -115,7 +145,7 @@ def _reason(error: Exception) -> str:
 
     if isinstance(error, UnidentifiedImageError):
         return "it is no image, or of a format that Pillow does not know"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return reason(error)
 
 
 def _convert(image: PILImage.Image, name: str, max_pixels: int | None) -> Image:
@@ -127,8 +157,9 @@ def _convert(image: PILImage.Image, name: str, max_pixels: int | None) -> Image:
             "raise max_pixels (--max-pixels) if you trust the file"
         )
     try:
-        image.load()
-        return np.ascontiguousarray(_rgb(_upright(image)))
+        with pillow_limit_lifted:
+            image.load()
+            return np.ascontiguousarray(_rgb(_upright(image)))
     except Exception as error:  # decoders raise whatever their format's parser stumbles over
         raise ImageError(f"cannot read {name}: {_reason(error)}") from error
 

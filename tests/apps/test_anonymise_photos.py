@@ -41,6 +41,15 @@ def run(tmp_path, locate):
         image.close()
 
 
+def test_pillows_own_limit_does_not_count(locate, tmp_path, monkeypatch):
+    """A TIFF is held against it when its pixels are decoded, too."""
+    source = tmp_path / "photo.tif"
+    Image.fromarray(blob_image((96, 128), SQUARE)).save(source)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert anonymise_photo(source, tmp_path / "out.tif", locate, BOX).faces == 1
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
 @pytest.mark.parametrize(
     "suffix", ["jpg", "png", "webp", "tif", "bmp", "tga", "ppm", "jp2", "avif"]
 )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from faceresnet import images
-from faceresnet.errors import ImageError
+from faceresnet.errors import ImageError, reason
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -34,7 +34,7 @@ def open_photo(
     from PIL import UnidentifiedImageError
 
     try:
-        with images.open_lazily(source) as image:
+        with images.pillow_limit_lifted, images.open_lazily(source) as image:
             if max_pixels is not None:
                 _check_pixels(image, max_pixels)
             yield image
@@ -43,8 +43,7 @@ def open_photo(
     except UnidentifiedImageError as error:
         raise ImageError("it is no image, or of a format that Pillow does not know") from error
     except Exception as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ImageError(f"it cannot be read: {reason}") from error
+        raise ImageError(f"it cannot be read: {reason(error)}") from error
 
 
 def _check_pixels(image: PILImage.Image, max_pixels: int) -> None:

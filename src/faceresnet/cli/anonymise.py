@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from faceresnet.cli.options import DETECTOR, Device, Engine, Model, Threads
+from faceresnet.cli.failures import end_with
+from faceresnet.cli.options import DETECTOR, Device, Engine, Model, Recursive, Threads, pixel_limit
 from faceresnet.cli.progress import progress
+from faceresnet.cli.signals import sigterm_interrupts
 
 if TYPE_CHECKING:
     from faceresnet.apps.anonymise import Covering
@@ -52,9 +51,7 @@ def anonymise(
     resume: Annotated[
         bool, typer.Option("--resume", help="Leave out what has a result already.")
     ] = False,
-    recursive: Annotated[
-        bool, typer.Option("--recursive/--no-recursive", help="Look into folders of folders.")
-    ] = True,
+    recursive: Recursive = True,
     max_pixels: Annotated[
         int | None,
         typer.Option(
@@ -91,11 +88,10 @@ def anonymise(
     results before they go out. Files that cannot be read are listed at the end and make the exit
     status 1.
     """
-    from faceresnet import images
     from faceresnet.apps.anonymise import Covering
     from faceresnet.apps.anonymise.filling import Filling
     from faceresnet.detector import FaceDetector
-    from faceresnet.errors import ImageError, VideoError
+    from faceresnet.errors import ImageError, VideoError, reason
 
     covering = Covering(method, margin, shape)
     Filling(hold_s=hold)  # refuses what it cannot be, before anything is done
@@ -107,11 +103,11 @@ def anonymise(
     detector = FaceDetector(
         model, threshold=threshold, engine=engine, device=device, threads=threads
     )
-    limit = images.MAX_PIXELS if max_pixels is None else max_pixels or None
+    limit = pixel_limit(max_pixels)
     report = _Report()
     failures: list[Exception] = []
     several = len(todo) > 1 and not any(job.is_video for job in todo)
-    with _terminable():
+    with sigterm_interrupts():
         for job in progress("Covering", len(todo))(todo) if several else todo:
             try:
                 if job.is_video:
@@ -122,8 +118,7 @@ def anonymise(
             except (ImageError, VideoError) as error:
                 failures.append(error)
             except OSError as error:
-                reason = error.strerror or error
-                failures.append(ImageError(f"cannot write {job.target}: {reason}"))
+                failures.append(ImageError(f"cannot write {job.target}: {reason(error)}"))
     report.print()
     if skipped := len(jobs) - len(todo):
         print(f"{skipped} left out by --resume: their results are there", file=sys.stderr)
@@ -134,29 +129,7 @@ def anonymise(
             f"results: {named}",
             file=sys.stderr,
         )
-    for failure in failures:
-        print(f"faceresnet: {failure}", file=sys.stderr)
-    if failures:
-        print(f"faceresnet: {len(failures)} of {len(todo)} not covered", file=sys.stderr)
-        raise typer.Exit(1)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the job as Ctrl-C does: what is half written is removed."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread, which alone may ask for signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    end_with(failures, len(todo), "not covered")
 
 
 @dataclass(frozen=True)
@@ -354,8 +327,10 @@ class _Report:
         self._table.add_column("remarks", overflow="fold")
 
     def add(self, job: _Job, faces: int, frames: int, notes: Sequence[str]) -> None:
+        from rich.text import Text
+
         row = (job.name, str(faces), str(frames), str(job.target), "; ".join(notes))
-        self._table.add_row(*(text.replace("[", r"\[") for text in row))
+        self._table.add_row(*map(Text, row))
 
     def print(self) -> None:
         from rich.console import Console

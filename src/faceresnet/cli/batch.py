@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,13 +12,16 @@ import typer
 from faceresnet.cli.options import (
     DETECTOR,
     Device,
+    MaxPixels,
     MaxSide,
     Model,
     Pyramid,
     Threshold,
     Tile,
     parse_tile,
+    pixel_limit,
 )
+from faceresnet.cli.signals import sigterm_interrupts
 
 if TYPE_CHECKING:
     from faceresnet.apps.batch import Summary
@@ -79,14 +80,7 @@ def batch(
             rich_help_panel=DETECTOR,
         ),
     ] = None,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(
-            help="Refuse photos of more pixels; 0 allows any.",
-            show_default="200,000,000",
-            rich_help_panel=DETECTOR,
-        ),
-    ] = None,
+    max_pixels: MaxPixels = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -140,10 +134,10 @@ def batch(
         runtime=runtime,
         device=device,
         batch_size=batch_size,
-        **({} if max_pixels is None else {"max_pixels": max_pixels or None}),
+        max_pixels=pixel_limit(max_pixels),
     )
     try:
-        with _sigterm_interrupts(), _Display() as display:
+        with sigterm_interrupts(), _Display() as display:
             summary = batches.run(
                 source,
                 out,
@@ -174,20 +168,6 @@ def _report(summary: Summary, out: str) -> None:
         else "nothing left to do"
     )
     print(f"{photos}, {summary.faces:,} faces{errors}; {summary.parts:,} parts in {out} ({speed})")
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM ends the job as Ctrl-C does."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Display:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from faceresnet.cli.failures import end_with
 from faceresnet.cli.options import (
-    DETECTOR,
     RESULTS,
     Device,
     Engine,
     Enlarge,
+    MaxPixels,
     MaxSide,
     Model,
     Pyramid,
+    Recursive,
     Threads,
     Threshold,
     Tile,
     parse_tile,
+    pixel_limit,
 )
 from faceresnet.cli.progress import progress
 from faceresnet.errors import ModelError
@@ -40,14 +42,7 @@ def detect(
     engine: Engine = "openvino",
     device: Device = "cpu",
     threads: Threads = None,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(
-            help="Refuse photos of more pixels; 0 allows any.",
-            show_default="200,000,000",
-            rich_help_panel=DETECTOR,
-        ),
-    ] = None,
+    max_pixels: MaxPixels = None,
     save: Annotated[
         Path | None,
         typer.Option(help="Folder for copies with red boxes.", rich_help_panel=RESULTS),
@@ -72,9 +67,7 @@ def detect(
             rich_help_panel=RESULTS,
         ),
     ] = None,
-    recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")
-    ] = False,
+    recursive: Recursive = False,
 ) -> None:
     """Find the faces in photos.
 
@@ -100,9 +93,8 @@ def detect(
         device=device,
         threads=threads,
     )
-    limit = images.MAX_PIXELS if max_pixels is None else max_pixels or None
     failures = []
-    read = read_ahead(sources, limit)
+    read = read_ahead(sources, pixel_limit(max_pixels))
     photos = progress("Detecting", len(sources))(read) if len(sources) > 1 else read
     with results:
         for photo, image in photos:
@@ -113,11 +105,7 @@ def detect(
             results.add(photo, faces)
             if save:
                 images.write(faces.draw(image), save / photo.picture)
-    for failure in failures:
-        print(f"faceresnet: {failure}", file=sys.stderr)
-    if failures:
-        print(f"faceresnet: {len(failures)} of {len(sources)} not read", file=sys.stderr)
-        raise typer.Exit(1)
+    end_with(failures, len(sources), "not read")
 
 
 def models(
@@ -163,10 +151,11 @@ def _median_ms(model: str) -> float:
 
     import numpy as np
 
+    from faceresnet import images
     from faceresnet.detector import FaceDetector
 
     detector = FaceDetector(model)
-    image = np.full((480, 640, 3), 127, dtype=np.uint8)
+    image = np.full((480, 640, 3), images.PADDING, dtype=np.uint8)
     times_s = []
     for _ in range(25):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Options that many commands share: those of the detector."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -56,6 +56,25 @@ Pyramid = Annotated[
         rich_help_panel=DETECTOR,
     ),
 ]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        help="Refuse photos of more pixels; 0 allows any.",
+        show_default="200,000,000",
+        rich_help_panel=DETECTOR,
+    ),
+]
+Recursive = Annotated[
+    bool,
+    typer.Option("--recursive/--no-recursive", "-r", help="Look into folders of folders."),
+]
+
+
+def pixel_limit(given: int | None) -> int | None:
+    """What --max-pixels means: pixels of a photo at most, None for any number."""
+    from faceresnet import images
+
+    return images.MAX_PIXELS if given is None else given or None
 
 
 def parse_tile(text: str) -> bool | int | str:

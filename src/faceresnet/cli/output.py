@@ -106,9 +106,11 @@ class _Table(Results):
             self._table.add_column(column, justify="right", no_wrap=True)
 
     def add(self, source: Source, faces: Detections) -> None:
+        from rich.text import Text
+
         heights = (faces.boxes[:, 3] - faces.boxes[:, 1]).round().astype(int).tolist()
         self._table.add_row(
-            source.name.replace("[", r"\["),
+            Text(source.name),
             f"{faces.size[1]}×{faces.size[0]}",
             str(len(faces)),
             f"{faces.scores[0]:.2f}" if len(faces) else "",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from faceresnet.cli.options import Engine, MaxSide, Model, Threads, Threshold
+from faceresnet.cli.failures import end_with
+from faceresnet.cli.options import Engine, MaxSide, Model, Recursive, Threads, Threshold
 from faceresnet.cli.progress import progress
 
 
@@ -36,9 +36,7 @@ def tag(
             "notice changes by it.",
         ),
     ] = False,
-    recursive: Annotated[
-        bool, typer.Option("--recursive/--no-recursive", help="Look into folders of folders.")
-    ] = True,
+    recursive: Recursive = True,
     model: Model = "faceresnet-n",
     threshold: Threshold = None,
     max_side: MaxSide = None,
@@ -84,11 +82,7 @@ def tag(
         except (DataError, ImageError) as error:
             failures.append(error)
     report.print()
-    for failure in failures:
-        print(f"faceresnet: {failure}", file=sys.stderr)
-    if failures:
-        print(f"faceresnet: {len(failures)} of {len(sources)} not tagged", file=sys.stderr)
-        raise typer.Exit(1)
+    end_with(failures, len(sources), "not tagged")
 
 
 class _Report:
@@ -106,12 +100,14 @@ class _Report:
         self._faces = self._written = 0
 
     def add(self, name: str, tagged: object) -> None:
+        from rich.text import Text
+
         from faceresnet.apps.tag import Tagged
 
         assert isinstance(tagged, Tagged)
         place = "none" if tagged.target is None else "written" if tagged.changed else "unchanged"
         numbers = (tagged.faces, tagged.known or "", tagged.named or "")
-        self._table.add_row(_plain(name), *map(str, numbers), place)
+        self._table.add_row(Text(name), *map(str, numbers), place)
         self._faces += tagged.faces
         self._written += tagged.changed
 
@@ -125,8 +121,3 @@ class _Report:
             f"{self._faces} faces in {self._table.row_count} photos, {self._written} "
             f"{self._files} written"
         )
-
-
-def _plain(text: str) -> str:
-    """Text that rich takes for no markup."""
-    return text.replace("[", r"\[")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,6 +22,7 @@ from faceresnet.cli.options import (
     parse_tile,
 )
 from faceresnet.cli.progress import progress
+from faceresnet.cli.signals import signals_stop
 
 if TYPE_CHECKING:
     from faceresnet.apps.video import Report
@@ -105,7 +104,7 @@ def video(
         )
 
     with ExitStack() as stack:
-        stop = stack.enter_context(_stopping())
+        stop = stack.enter_context(signals_stop())
         opened = stack.enter_context(
             open_video(
                 source,
@@ -141,26 +140,6 @@ def video(
 
 
 @contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """Have Ctrl-C and SIGTERM set an event; a second one ends at once."""
-    stop = threading.Event()
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, _: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    for number in kept:
-        signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def _lines(target: str, video: VideoReader) -> Iterator[IO[str]]:
     """Where the lines of JSON go.
 
@@ -169,7 +148,7 @@ def _lines(target: str, video: VideoReader) -> Iterator[IO[str]]:
         VideoError: it cannot be written.
     """
     from faceresnet.atomic import replacing
-    from faceresnet.errors import VideoError
+    from faceresnet.errors import VideoError, reason
 
     if target == "-":
         yield sys.stdout
@@ -183,7 +162,7 @@ def _lines(target: str, video: VideoReader) -> Iterator[IO[str]]:
         with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
             yield file
     except OSError as error:
-        raise VideoError(f"cannot write {path}: {error.strerror or error}") from error
+        raise VideoError(f"cannot write {path}: {reason(error)}") from error
 
 
 def _print_report(

@@ -17,6 +17,7 @@ from faceresnet.cli.options import (
     Threads,
     Threshold,
 )
+from faceresnet.cli.signals import signals_stop
 
 CAMERAS = "Cameras"
 
@@ -121,9 +122,9 @@ def watch(
     Always looks at the newest frame of each camera, and connects again for ever when one breaks
     off. Ctrl-C or SIGTERM ends it.
     """
-    from faceresnet.cli.watch_terminal import Terminal, ended_by_signals
+    from faceresnet.cli.watch_terminal import Terminal
 
-    with ended_by_signals() as stop:  # first of all: loading the rest takes its time
+    with signals_stop() as stop:  # first of all: loading the rest takes its time
         from faceresnet.apps.watch.events import EventOptions
         from faceresnet.apps.watch.loop import Watch, WatchOptions
         from faceresnet.detector import FaceDetector
@@ -166,8 +167,8 @@ def watch(
             on_event=terminal.event,
             on_tick=terminal.status,
             on_problem=terminal.note,
+            stop=stop,
         )
-        stop.call(watching.stop)
         if watching.metrics_port is not None:
             terminal.note(f"metrics at port {watching.metrics_port}")
         with terminal:

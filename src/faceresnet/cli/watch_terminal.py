@@ -1,13 +1,10 @@
-"""What ``faceresnet watch`` shows in a terminal, and how signals end it."""
+"""What ``faceresnet watch`` shows in a terminal."""
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -96,40 +93,3 @@ def _sentence(event: Event) -> str:
     seen = f"{event.score:.2f}" if event.kind == FACE_ENTERED else f"after {event.seen_s:.1f} s"
     verb = "enters" if event.kind == FACE_ENTERED else "leaves"
     return f"{when}  {event.camera}  face {event.track} {verb} ({seen})"
-
-
-class Stop:
-    """Remembers that a signal came, also before there was anything to stop."""
-
-    def __init__(self) -> None:
-        self._came = False
-        self._stop: Callable[[], None] | None = None
-
-    def call(self, stop: Callable[[], None]) -> None:
-        """Call `stop` when a signal comes, or at once if one has come; it must take no lock."""
-        self._stop = stop
-        if self._came:
-            stop()
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Take a signal."""
-        if self._came:  # asked twice: at once
-            raise KeyboardInterrupt
-        self._came = True
-        if self._stop:
-            self._stop()
-
-
-@contextmanager
-def ended_by_signals() -> Iterator[Stop]:
-    """SIGINT and SIGTERM ask for the end; only the main thread may ask for signals."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

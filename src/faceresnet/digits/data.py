@@ -21,7 +21,7 @@ from faceresnet.download import (
     PublishedFile,
     fetch_published,
 )
-from faceresnet.errors import DataError
+from faceresnet.errors import DataError, reason
 
 #: Type of the numbers in an idx file, its third byte.
 UINT8 = 8
@@ -139,8 +139,7 @@ def read_idx(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "..."]:
         if content.startswith(GZIP_MAGIC):
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"cannot read {path}: {reason}. Get the file anew.") from error
+        raise DataError(f"cannot read {path}: {reason(error)}. Get the file anew.") from error
     if len(content) < 4 or content[:2] != b"\0\0" or not content[3]:
         raise DataError(
             f"{path} is no idx file: it must begin with two zero bytes, the type and the number "

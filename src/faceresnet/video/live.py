@@ -21,11 +21,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from faceresnet import images
+from faceresnet import errors, images
 from faceresnet.errors import MissingExtraError, VideoError
 from faceresnet.video.addresses import Source, mask
 from faceresnet.video.delay import Delay
-from faceresnet.video.reading import open_video
+from faceresnet.video.reading import NO_ANSWER, open_video
 
 if TYPE_CHECKING:
     import av
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 CLOCKLESS = frozenset({"mpjpeg", "mjpeg", "h264", "hevc", "m4v", "image2pipe", "jpeg_pipe"})
 #: Largest picture that is decoded, px; 8K has 33 million. A broken header may claim anything.
 MAX_PIXELS = 50_000_000
-SILENCE = "no answer in time"
 
 
 @dataclass(frozen=True)
@@ -321,7 +320,7 @@ class Feed:
         except av.error.InvalidDataError as error:  # rtsp takes a silence for an answer
             if time.monotonic() - start_s < timeouts_s[0]:
                 raise
-            raise VideoError(SILENCE) from error
+            raise VideoError(NO_ANSWER) from error
 
     def _decode_packet(self, packet: av.Packet[Any]) -> list[av.VideoFrame]:
         """Whole pictures of a packet; what is broken is counted."""
@@ -359,11 +358,10 @@ def reason(error: BaseException) -> str:
     if isinstance(error, av.error.InvalidDataError):
         return "it sends no video that can be decoded"
     if isinstance(error, av.error.ExitError | av.error.TimeoutError):
-        return SILENCE
+        return NO_ANSWER
     if _refused(error):
         return "it refuses the user name or the password"
-    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return mask(" ".join(words.split()))
+    return mask(" ".join(errors.reason(error).split()))
 
 
 def _refused(error: BaseException) -> bool:

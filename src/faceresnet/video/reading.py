@@ -13,7 +13,6 @@ import glob
 import sys
 import threading
 import time
-import urllib.parse
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,8 +23,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from faceresnet import images
+from faceresnet import errors, images
 from faceresnet.errors import MissingExtraError, VideoError
+from faceresnet.video.addresses import mask
 
 if TYPE_CHECKING:
     import av
@@ -106,7 +106,7 @@ class VideoReader:
     Its iterator may run in another thread than the one that opened it, but only in one at a time.
 
     Attributes:
-        name: of the source, without a password, for messages.
+        name: of the source, its secrets masked, for messages.
         path: of the file, None for cameras and addresses.
         live: there is no end to wait for: a camera, or an address that names no length.
         size: (height, width) px of the first frame; later ones of a camera may differ.
@@ -118,7 +118,6 @@ class VideoReader:
         broken: packets that could not be decoded, and frames that the file names but holds no more.
         ended: the source was read to its end.
         sound: packets of sound read so far, oldest first, taken out by the writer.
-        start_s: the source's own time of our time 0.
         metadata: what the source says about itself: title, date, place, ….
     """
 
@@ -150,7 +149,7 @@ class VideoReader:
                 [s for s in self._container.streams.audio if s.codec_context] if sound else []
             )
             self._describe()
-            self._clock = _Clock(self)
+            self._display = _Display()
             self._frames = self._read()
             self._first: Frame | None = next(self._frames, None)
             if self._first is None:
@@ -178,7 +177,8 @@ class VideoReader:
             None if self.duration_s is None else round(self.duration_s * self.rate)
         )
         self.metadata = {k: v for k, v in container.metadata.items() if k not in TECHNICAL}
-        self.start_s = None if container.start_time is None else container.start_time / 1e6
+        start_s = None if container.start_time is None else container.start_time / 1e6
+        self._clock = _Clock(self.rate, self.time_base, start_s)
         self.pixel_aspect = Fraction(stream.sample_aspect_ratio or 1) or Fraction(1)
 
     def __enter__(self) -> Self:
@@ -191,6 +191,11 @@ class VideoReader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def start_s(self) -> float | None:
+        """The source's own time of our time 0."""
+        return self._clock.start_s
 
     def close(self) -> None:
         """Let the source go; frames that were read stay valid.
@@ -223,7 +228,7 @@ class VideoReader:
     def _read(self) -> Generator[Frame]:
         for index, picture in enumerate(self._pictures()):
             pts = self._clock.read(picture)
-            yield Frame(_upright_rgb(picture), float(pts * self.time_base), index, pts)
+            yield Frame(self._display.show(picture), float(pts * self.time_base), index, pts)
 
     def _pictures(self) -> Iterator[av.VideoFrame]:
         """Decoded frames, past whatever is broken."""
@@ -279,29 +284,33 @@ class VideoReader:
 class _Clock:
     """Times of frames from the start of the video, that never run backwards."""
 
-    def __init__(self, video: VideoReader) -> None:
-        self._video = video
-        self._step = max(1, round(1 / (video.rate * video.time_base)))
+    def __init__(self, rate: float, time_base: Fraction, start_s: float | None) -> None:
+        """Args:
+        rate: frames/s.
+        time_base: seconds for each unit of `Frame.pts`.
+        start_s: the source's own time of our time 0; that of the first frame if it is not known.
+        """
+        self.start_s = start_s
+        self._time_base = time_base
+        self._step = max(1, round(1 / (rate * time_base)))
         self._last: int | None = None
         self._steps: Counter[int] = Counter()
-        self._zero: int | None = (
-            None if video.start_s is None else round(video.start_s / video.time_base)
-        )
+        self._zero: int | None = None if start_s is None else round(start_s / time_base)
 
     def read(self, picture: av.VideoFrame) -> int:
         """`Frame.pts` of a decoded frame."""
         given = picture.pts
-        if given is not None and picture.time_base and picture.time_base != self._video.time_base:
-            given = round(given * picture.time_base / self._video.time_base)
+        if given is not None and picture.time_base and picture.time_base != self._time_base:
+            given = round(given * picture.time_base / self._time_base)
         if self._zero is None:
             self._zero = given or 0
-            self._video.start_s = float(self._zero * self._video.time_base)
+            self.start_s = float(self._zero * self._time_base)
         if given is None:
             pts = 0 if self._last is None else self._last + self._step
         else:
             pts = given - self._zero
         if self._last is not None and pts <= self._last:
-            if (self._last - pts) * self._video.time_base > CLOCK_JUMP_S:
+            if (self._last - pts) * self._time_base > CLOCK_JUMP_S:
                 self._zero -= self._last + self._step - pts
                 pts = self._last + self._step
             else:
@@ -322,17 +331,36 @@ class _Clock:
         return sum(number * (round(length / step) - 1) for length, number in gaps.items())
 
 
-def _upright_rgb(picture: av.VideoFrame) -> images.Image:
-    """Pixels of a decoded frame, turned and mirrored as its display matrix asks."""
-    unspecified = 2
-    hd = picture.colorspace == unspecified and picture.height >= HD_HEIGHT
-    colours = {"src_colorspace": "ITU709"} if hd else {}
-    image: images.Image = picture.to_ndarray(format="rgb24", threads=1, **colours)  # type: ignore
+class _Display:
+    """Pixels of decoded frames, turned and mirrored as their display matrix asks.
+
+    Asking a frame of PyAV for its side data ties it into a cycle of references, so that its pixels
+    stay until Python's collector looks. Its rotation costs nothing, so the matrix is read once and
+    again when that changes. (A mirror that comes or goes while it stays would be missed.)
+    """
+
+    def __init__(self) -> None:
+        self._rotation: int | None = None
+        self._matrix: np.ndarray | None = None
+
+    def show(self, picture: av.VideoFrame) -> images.Image:
+        """RGB uint8 (H, W, 3), upright."""
+        unspecified = 2
+        hd = picture.colorspace == unspecified and picture.height >= HD_HEIGHT
+        colours = {"src_colorspace": "ITU709"} if hd else {}
+        image: images.Image = picture.to_ndarray(format="rgb24", threads=1, **colours)  # type: ignore
+        if picture.rotation != self._rotation:
+            self._rotation, self._matrix = picture.rotation, _display_matrix(picture)
+        return image if self._matrix is None else _displayed(image, self._matrix)
+
+
+def _display_matrix(picture: av.VideoFrame) -> np.ndarray | None:
+    """(3, 3), or None if the frame has none."""
     for data in picture.side_data:
         side: Any = data  # its type is wrong in the library's stubs
         if side.type.name == "DISPLAYMATRIX":
-            return _displayed(image, np.frombuffer(bytes(side), np.int32)[:9].reshape(3, 3))
-    return image
+            return np.frombuffer(bytes(side), np.int32)[:9].reshape(3, 3)
+    return None
 
 
 def _displayed(image: images.Image, matrix: np.ndarray) -> images.Image:
@@ -373,7 +401,7 @@ class _Place:
         if text.startswith("/dev/video"):
             return cls(text, text, format="v4l2")
         if isinstance(source, str) and "://" in text:
-            return cls(_without_password(text), text)
+            return cls(mask(text), text)
         if path.is_dir():
             raise VideoError(f"{text} is a folder, a video file was expected")
         if not path.exists():
@@ -389,11 +417,6 @@ class _Place:
             cameras = ", ".join(sorted(glob.glob("/dev/video*"))) or "none"
             raise VideoError(f"there is no camera {number} ({device}); cameras here: {cameras}")
         return cls(f"camera {number}", device, format="v4l2")
-
-
-def _without_password(address: str) -> str:
-    parts = urllib.parse.urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _open_container(
@@ -427,4 +450,4 @@ def _reason(error: BaseException) -> str:
         return "it is no video, or a broken one"
     if isinstance(error, av.error.ExitError | av.error.TimeoutError):
         return NO_ANSWER
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return errors.reason(error)

@@ -21,7 +21,7 @@ import numpy as np
 
 from faceresnet import images
 from faceresnet.atomic import replacing
-from faceresnet.errors import MissingExtraError, VideoError
+from faceresnet.errors import MissingExtraError, VideoError, reason
 from faceresnet.processors import cores
 from faceresnet.video.reading import HD_HEIGHT, Frame, VideoReader
 
@@ -238,7 +238,7 @@ class VideoWriter:
         self._container.close()
 
     def _failed(self, error: Exception) -> VideoError:
-        return VideoError(f"cannot write {self.target}: {getattr(error, 'strerror', 0) or error}")
+        return VideoError(f"cannot write {self.target}: {reason(error)}")
 
 
 class _Tone:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from conftest import blob_image
+from faceresnet.apps.serve import photos
 from faceresnet.apps.serve.app import create_app
 from faceresnet.apps.serve.refusals import REFUSALS
 from faceresnet.apps.serve.settings import Settings
@@ -514,9 +515,12 @@ def test_many_requests_at_once_get_their_own_answers(blob_detector):
     assert batches < 49  # the warm-up is none of them
 
 
-def test_the_limit_is_not_pillows(fake, monkeypatch):
+@pytest.mark.parametrize("kind", photos.KINDS)
+def test_the_limit_is_not_pillows(fake, monkeypatch, kind):
     """Pillow's own limit, global to the process, does not decide what the service reads."""
+    content = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(content, kind)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with running(Settings(), [fake]) as client:
-        assert client.post("/v1/detect", content=grey(32, 32)).status_code == 200
-    assert Image.MAX_IMAGE_PIXELS == 100
+        assert client.post("/v1/detect", content=content.getvalue()).status_code == 200
+        assert Image.MAX_IMAGE_PIXELS == 100

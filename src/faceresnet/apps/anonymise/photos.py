@@ -21,7 +21,7 @@ from faceresnet import images
 from faceresnet.apps.anonymise.covering import Covering, cover
 from faceresnet.apps.photo_files import open_photo
 from faceresnet.atomic import replacing
-from faceresnet.errors import ImageError
+from faceresnet.errors import ImageError, reason
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -99,7 +99,7 @@ def anonymise_photo(
     except ImageError as error:
         raise ImageError(f"{source}: {error}") from error
     except OSError as error:
-        raise ImageError(f"cannot read {source}: {error.strerror or error}") from error
+        raise ImageError(f"cannot read {source}: {reason(error)}") from error
     return result
 
 

@@ -7,10 +7,7 @@ waiting in memory, and memory stays flat however long the video is.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from faceresnet.apps.anonymise.filling import Boxes, Filling, Look, count, fill
 from faceresnet.detections import Detections
 from faceresnet.errors import VideoError
 from faceresnet.video.reading import Frame, open_video
+from faceresnet.video.stages import Ahead
 from faceresnet.video.tracks import Tracker
 from faceresnet.video.writing import Encoding, VideoWriter
 
@@ -87,7 +85,7 @@ def anonymise_video(
         with VideoWriter(
             target, video, encoding=Encoding(quality=QUALITY, threads=threads), metadata=False
         ) as film:
-            with closing(_ahead(video)) as frames:
+            with Ahead(video, room=AHEAD) as frames:
                 for frame in watch("Covering", len(boxes), frames):
                     film.write(_covered(frame, source, pts, boxes, covering), frame)
             if film.frames != len(boxes):
@@ -107,7 +105,7 @@ def _look(
         if video.live:
             raise VideoError(f"{video.name} has no end: record it first, then name the file")
         tracker = Tracker(video.rate, threshold=0.0, lost_s=filling.bridge_s, min_iou=TRACK_IOU)
-        with closing(_ahead(video)) as frames:
+        with Ahead(video, room=AHEAD) as frames:
             for frame in watch("Looking", video.frame_count, frames):
                 faces = detect(frame.image)
                 pts.append(frame.pts)
@@ -129,17 +127,3 @@ def _covered(
 
 def _changed(source: Path) -> VideoError:
     return VideoError(f"{source} changed while it was read, or decodes differently each time")
-
-
-def _ahead(frames: Iterator[Frame]) -> Generator[Frame, None, None]:
-    """The frames, decoded in another thread before they are asked for.
-
-    Close it before the video: the thread may be decoding.
-    """
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        waiting: deque[Future[Frame | None]] = deque(
-            reader.submit(next, frames, None) for _ in range(AHEAD)
-        )
-        while (frame := waiting.popleft().result()) is not None:
-            waiting.append(reader.submit(next, frames, None))
-            yield frame

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias, cast
 
 from faceresnet import images
 from faceresnet.apps.batch.rows import require_pyarrow
-from faceresnet.errors import DataError, MissingExtraError
+from faceresnet.errors import DataError, MissingExtraError, reason
 
 TABLES = frozenset([".parquet", ".parq"])
 STDIN = "-"
@@ -69,7 +69,7 @@ def open_store(address: str) -> tuple[Any, str]:
     try:
         store, path = fsspec.core.url_to_fs(address)
     except Exception as error:  # every store has errors of its own
-        raise DataError(f"cannot open {address}: {error or type(error).__name__}") from error
+        raise DataError(f"cannot open {address}: {reason(error)}") from error
     return store, path
 
 
@@ -318,4 +318,4 @@ def fingerprint(source: str) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "it does not exist"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return reason(error)

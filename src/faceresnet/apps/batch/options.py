@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from faceresnet import images
+from faceresnet.detector import check_max_side, check_threshold
 from faceresnet.engine import ENGINES
-from faceresnet.errors import ModelError
+from faceresnet.errors import ModelError, reason
 from faceresnet.weights import DEFAULT_MODEL
 
 #: Layouts of the parts.
@@ -56,10 +57,8 @@ class BatchOptions:
             raise ValueError(f"format must be one of {', '.join(FORMATS)}, got '{self.format}'")
         if self.runtime not in ENGINES:
             raise ValueError(f"runtime must be one of {', '.join(ENGINES)}, got '{self.runtime}'")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must lie in 0..1, got {self.threshold}")
-        if self.max_side is not None and self.max_side < 16:
-            raise ValueError(f"max_side must be at least 16 px, got {self.max_side}")
+        check_threshold(self.threshold)
+        check_max_side(self.max_side)
         for name in ("shard_size", "batch_size", "max_pixels"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -111,5 +110,5 @@ def model_identity(model: str | os.PathLike[str]) -> tuple[str, str]:
     try:
         sha256 = file_sha256(path)
     except OSError as error:
-        raise ModelError(f"cannot read the model {path}: {error.strerror or error}") from error
+        raise ModelError(f"cannot read the model {path}: {reason(error)}") from error
     return f"{read_spec(path).name}@{sha256[:12]}", sha256

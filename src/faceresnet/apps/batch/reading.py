@@ -23,7 +23,7 @@ from faceresnet.apps.batch.listing import (
     open_file,
     open_store,
 )
-from faceresnet.errors import DataError, ImageError
+from faceresnet.errors import DataError, ImageError, reason
 
 #: Local files up to here are read ahead; larger ones are left to the decoder, which needs less.
 AHEAD_BYTES = 32_000_000
@@ -82,8 +82,7 @@ class Reader:
         except FileNotFoundError as error:
             raise ImageError("there is no such file") from error
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ImageError(f"cannot read the file: {reason}") from error
+            raise ImageError(f"cannot read the file: {reason(error)}") from error
 
     def _cell(self, cell: Cell) -> bytes | str | None:
         if self._cells is None or not self._cells.is_ahead(cell):
@@ -94,7 +93,9 @@ class Reader:
             return self._cells.take(cell.row)
         except (OSError, ValueError, StopIteration, DataError) as error:
             self._forget()
-            raise ImageError(f"cannot read the cell: {error or 'there is no such row'}") from error
+            raise ImageError(
+                f"cannot read the cell: {str(error) or 'there is no such row'}"
+            ) from error
 
     def _forget(self) -> None:
         if self._cells is not None:
@@ -164,8 +165,8 @@ def _remote(address: str) -> bytes:
             break
         except Exception as error:  # every store has errors of its own
             if number == len(PAUSES_S) or _is_final(error):
-                reason = getattr(error, "reason", None) or error or type(error).__name__
-                raise ImageError(f"cannot download it: {reason}") from error
+                why = getattr(error, "reason", None) or reason(error)
+                raise ImageError(f"cannot download it: {why}") from error
     if len(content) > REMOTE_BYTES:
         raise ImageError(f"it is larger than the limit of {REMOTE_BYTES / 1e6:.0f} MB")
     return content

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 from faceresnet.apps.batch.listing import is_address, open_store
 from faceresnet.atomic import replacing
-from faceresnet.errors import DataError
+from faceresnet.errors import DataError, reason
 
 LOCK = ".lock"
 
@@ -68,9 +68,7 @@ class _Local:
                 file.flush()
                 os.fsync(file.fileno())  # a name must not outlive a power cut without its content
         except OSError as error:
-            raise DataError(
-                f"cannot write {self._folder / name}: {error.strerror or error}"
-            ) from error
+            raise DataError(f"cannot write {self._folder / name}: {reason(error)}") from error
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -83,9 +81,7 @@ class _Local:
             self._folder.mkdir(parents=True, exist_ok=True)
             file = (self._folder / LOCK).open("a")
         except OSError as error:
-            raise DataError(
-                f"cannot write into {self._folder}: {error.strerror or error}"
-            ) from error
+            raise DataError(f"cannot write into {self._folder}: {reason(error)}") from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -19,8 +19,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from faceresnet import __version__
-from faceresnet.apps.serve import pages, photos, schema
+from faceresnet import __version__, images
+from faceresnet.apps.serve import pages, schema
 from faceresnet.apps.serve.batching import Batcher, Detector, Found, Job, Listener, queue_full
 from faceresnet.apps.serve.fetch import Fetcher
 from faceresnet.apps.serve.metrics import Counted, Metrics
@@ -217,7 +217,7 @@ async def _disconnected(request: Request) -> None:
 def _grey(size: tuple[int, int]) -> Any:
     import numpy as np
 
-    return np.full((*size, 3), 127, dtype=np.uint8)
+    return np.full((*size, 3), images.PADDING, dtype=np.uint8)
 
 
 def _ms(seconds: float) -> float:
@@ -245,10 +245,9 @@ def create_app(settings: Settings, load: Load) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with photos.only_our_limit():
-            service.start()
-            yield
-            await service.stop()
+        service.start()
+        yield
+        await service.stop()
 
     app = FastAPI(
         title="FaceResNet",

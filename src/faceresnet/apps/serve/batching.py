@@ -18,8 +18,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
 from faceresnet import images
 from faceresnet.apps.serve import photos
 from faceresnet.apps.serve.refusals import Refusal
@@ -312,7 +310,7 @@ class Batcher:
             found = detector.batch(
                 [job.image for job in jobs if job.image is not None], jobs[0].threshold
             )
-            whole = [_at_full_size(faces, job.size) for faces, job in zip(found, jobs, strict=True)]
+            whole = [faces.scaled_to(job.size) for faces, job in zip(found, jobs, strict=True)]
         except Exception as error:
             if len(jobs) == 1:
                 return [error]
@@ -328,15 +326,6 @@ class Batcher:
 def queue_full(held: int) -> Refusal:
     """The refusal that asks a client to come back."""
     return Refusal("queue_full", f"{held} photos are waiting already: try again in a moment")
-
-
-def _at_full_size(faces: Detections, size: tuple[int, int]) -> Detections:
-    """Faces of a reduced photo in px of the whole one."""
-    if faces.size == size:
-        return faces
-    scale_y, scale_x = np.divide(size, faces.size)
-    scale = np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
-    return Detections(faces.boxes * scale, faces.scores, size)
 
 
 def _finish(job: Job, found: Found) -> None:

@@ -7,8 +7,6 @@ chosen by its first bytes, and its size is known from the header before anything
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from faceresnet import images
 from faceresnet.apps.serve.refusals import Refusal
@@ -36,21 +34,6 @@ _STARTS = {
 }
 
 
-@contextmanager
-def only_our_limit() -> Iterator[None]:
-    """Switch off Pillow's own limit of pixels, one global for the process, while a service runs.
-
-    `measure` knows a limit for every photo; Pillow's would print warnings beside it.
-    """
-    from PIL import Image as PILImage
-
-    theirs, PILImage.MAX_IMAGE_PIXELS = PILImage.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        PILImage.MAX_IMAGE_PIXELS = theirs
-
-
 def kind_of(content: bytes) -> str | None:
     """Kind of photo that a file starts as: a key of `KINDS`, or None."""
     for start, kind in _STARTS.items():
@@ -69,8 +52,6 @@ def measure(content: bytes, max_pixels: int) -> int:
     Raises:
         Refusal: it is of no kind that is read here, broken, or larger than `max_pixels`.
     """
-    from PIL import Image as PILImage
-
     kind = kind_of(content)
     if kind is None:
         raise Refusal(
@@ -78,7 +59,7 @@ def measure(content: bytes, max_pixels: int) -> int:
             "this is no photo of a kind that is read here, which are: " + ", ".join(KINDS),
         )
     try:
-        with PILImage.open(io.BytesIO(content), formats=[kind]) as photo:
+        with images.open_lazily(io.BytesIO(content), formats=[kind]) as photo:
             pixels = photo.width * photo.height
     except Exception as error:  # decoders raise whatever their format's parser stumbles over
         raise Refusal(

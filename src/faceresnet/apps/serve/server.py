@@ -21,7 +21,7 @@ from faceresnet.apps.serve.batching import Detector
 from faceresnet.apps.serve.metrics import MULTIPROCESS_VARIABLE
 from faceresnet.apps.serve.settings import Settings, threads_each
 from faceresnet.detector import FaceDetector
-from faceresnet.errors import FaceResNetError
+from faceresnet.errors import FaceResNetError, reason
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -151,10 +151,9 @@ def _listen(listening: Listening) -> socket.socket:
             (listening.host, listening.port), family=family, backlog=2048
         )
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
         raise FaceResNetError(
-            f"cannot listen at {listening.host}, port {listening.port}: {reason}; choose others "
-            "with --host and --port (0 takes a free port)"
+            f"cannot listen at {listening.host}, port {listening.port}: {reason(error)}; "
+            "choose others with --host and --port (0 takes a free port)"
         ) from error
     listener.set_inheritable(True)
     return listener

@@ -27,7 +27,7 @@ from faceresnet.apps.tag import packet as packet_
 from faceresnet.apps.tag.regions import Region, to_stored, unmatched
 from faceresnet.atomic import replacing
 from faceresnet.detections import Detections
-from faceresnet.errors import DataError, ImageError
+from faceresnet.errors import DataError, ImageError, reason
 
 #: Sidecars' names: the photo's with .xmp added, or with its suffix replaced.
 NAMINGS = ("full", "stem")
@@ -100,7 +100,7 @@ def tag(photo: str | os.PathLike[str], faces: Detections, options: TagOptions) -
     except (ImageError, DataError) as error:
         raise type(error)(f"{path}: {error}") from error
     except OSError as error:
-        raise ImageError(f"cannot tag {path}: {error.strerror or error}") from error
+        raise ImageError(f"cannot tag {path}: {reason(error)}") from error
 
 
 def _beside(path: Path, faces: Detections, options: TagOptions) -> Tagged:

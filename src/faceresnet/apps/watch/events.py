@@ -220,10 +220,7 @@ class Scene:
             self._faces = {-1 - n: face for n, face in enumerate(self._faces.values())}
         if self._reference is None:
             self._reference = faces.size
-        if faces.size != self._reference:
-            scale = np.divide(self._reference[::-1] * 2, faces.size[::-1] * 2, dtype=np.float32)
-            faces = Detections(faces.boxes * scale, faces.scores, self._reference)
-        return self._tracking(faces, frame.time_s - self._start_s)
+        return self._tracking(faces.scaled_to(self._reference), frame.time_s - self._start_s)
 
     def _sight(
         self, id: int, frame: LiveFrame, image: images.Image, faces: Detections, index: int

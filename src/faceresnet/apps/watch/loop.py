@@ -154,6 +154,7 @@ class Watch:
         on_tick: called with the status about twice a second, from the watching thread.
         on_problem: called with one line when events cannot be delivered, or a camera stays away
             for another reason than before; from any thread.
+        stop: ends `run` once it is set.
 
     Raises:
         ValueError, FaceResNetError: an outlet's address or file is none, or cannot be used.
@@ -170,12 +171,13 @@ class Watch:
         on_event: Callable[[Event], None] = lambda event: None,
         on_tick: Callable[[Status], None] = lambda status: None,
         on_problem: Callable[[str], None] = lambda line: None,
+        stop: threading.Event | None = None,
     ) -> None:
         self._detect, self._options = detect, options or WatchOptions()
         self._threshold = threshold
         self._on_event, self._on_tick, self._on_problem = on_event, on_tick, on_problem
         self._wake = threading.Event()
-        self._stopping = False
+        self._stop = stop or threading.Event()
         self._looks = self._events = 0
         self._cameras = [self._camera(source) for source in sources]
         self._tracking()  # here it fails early, should a library be missing
@@ -198,8 +200,8 @@ class Watch:
         return {c.name: c.error for c in self._cameras if c.ended and c.error is not None}
 
     def stop(self) -> None:
-        """Ask `run` to end. Takes no lock, so a signal's handler may call it."""
-        self._stopping = True
+        """Ask `run` to end."""
+        self._stop.set()
 
     def run(self) -> None:
         """Watch until `stop`, a limit or the end of all files."""
@@ -243,7 +245,7 @@ class Watch:
     def _is_over(self, start_s: float) -> bool:
         limit = self._options
         return (
-            self._stopping
+            self._stop.is_set()
             or (limit.frames is not None and self._looks >= limit.frames)
             or (limit.duration_s is not None and time.monotonic() - start_s >= limit.duration_s)
             or all(camera.ended for camera in self._cameras)
@@ -341,9 +343,9 @@ class Watch:
 def give_back_memory() -> None:
     """Free what is unused and return it to the system.
 
-    Libraries leave frames and connections behind that refer to themselves; Python counts objects,
-    not bytes, so it looks for them too late. And glibc keeps freed memory, where one thread makes
-    frames and another frees them.
+    Requests of the webhook refer to themselves; Python counts objects, not bytes, so it looks for
+    them too late. And glibc keeps freed memory, where one thread makes frames and another frees
+    them.
     """
     import ctypes
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from faceresnet.errors import FaceResNetError, MissingExtraError
+from faceresnet.errors import FaceResNetError, MissingExtraError, reason
 
 if TYPE_CHECKING:
     from faceresnet.apps.watch.outbox import Outbox
@@ -131,7 +131,7 @@ class Metrics:
             )
         except OSError as error:
             raise FaceResNetError(
-                f"cannot serve metrics at {host or '127.0.0.1'}:{port}: {error.strerror}"
+                f"cannot serve metrics at {host or '127.0.0.1'}:{port}: {reason(error)}"
             ) from error
         return MetricsServer(server, thread)
 

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from faceresnet import images
 from faceresnet.apps.watch.events import Event
-from faceresnet.errors import FaceResNetError, MissingExtraError
+from faceresnet.errors import FaceResNetError, MissingExtraError, reason
 from faceresnet.video.addresses import mask
 
 #: Events that wait for one outlet at most; crops wait with them, about 0.5 MB each.
@@ -155,7 +155,7 @@ class EventFolder:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FaceResNetError(
-                f"cannot make the folder {folder}: {error.strerror}: give another --save-events"
+                f"cannot make the folder {folder}: {reason(error)}: give another --save-events"
             ) from error
         if not os.access(folder, os.W_OK | os.X_OK):
             raise FaceResNetError(f"the folder {folder} cannot be written to")
@@ -189,7 +189,7 @@ class JsonLines:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.open("a").close()
         except OSError as error:
-            raise FaceResNetError(f"cannot write {self._path}: {error.strerror}") from error
+            raise FaceResNetError(f"cannot write {self._path}: {reason(error)}") from error
 
     def deliver(self, event: Event, closing: threading.Event) -> None:
         """Write one line."""

@@ -1,0 +1,20 @@
+import errno
+
+import pytest
+
+from faceresnet.errors import reason
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.jpg"), "No such file"),
+        (OSError("the disk is gone"), "the disk is gone"),
+        (ValueError("too many"), "too many"),
+        (ValueError(), "ValueError"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_a_reason_is_never_empty_and_does_not_repeat_the_file(error, words):
+    assert reason(error).startswith(words)
+    assert "a.jpg" not in reason(error)
