@@ -3,9 +3,9 @@
     python benchmarks/detect.py [--model M] [--yunet FILE.onnx] [--image FILE] [--size 640x480]
                                 [--runs N] [--threads N] [--engine NAME]
 
-Prints medians by stage and their ratio to YuNet, the peak memory of either in a process of its own,
-and the size of the base install. YuNet (libfacedetection.train) runs in ONNX Runtime with its own
-pre- and post-processing, vectorised; its file is not ours to ship.
+Prints medians by stage and their ratio to YuNet, photos/s by batch size, the peak memory of either
+in a process of its own, and the size of the base install. YuNet (libfacedetection.train) runs in
+ONNX Runtime with its own pre- and post-processing, vectorised; its file is not ours to ship.
 
 Before each call the machine rests for a tenth of a second and then makes the same call twice
 untimed, so that none pays for what the one before left behind: ONNX Runtime's threads go on
@@ -38,6 +38,7 @@ from faceresnet.weights import DEFAULT_MODEL, locate
 WARM_UP = 10
 #: s before each timed call; ONNX Runtime's threads have stopped spinning by then.
 REST_S = 0.1
+BATCH_SIZES = (1, 2, 4, 8, 16)
 
 
 class YuNet:
@@ -167,6 +168,26 @@ def stages(
     return calls, faces
 
 
+def throughput(options: argparse.Namespace, image: np.ndarray) -> dict[int, float]:
+    """Photos per second by batch size, the sizes in turn, medians."""
+    detectors = {
+        size: FaceDetector(
+            options.model,
+            engine=options.engine,
+            threads=options.threads,
+            tile=False,
+            batch_size=size,
+        )
+        for size in BATCH_SIZES
+    }
+    photos = [image] * max(BATCH_SIZES)
+    ms = measure(
+        {str(size): lambda d=d: d.batch(photos) for size, d in detectors.items()},
+        max(1, options.runs // 5),
+    )
+    return {size: 1000 * len(photos) / ms[str(size)] for size in BATCH_SIZES}
+
+
 def peak_memory_mb(options: argparse.Namespace, which: str) -> float:
     """Most memory that a fresh process needs to detect in the image a few times, in MB."""
     arguments = [sys.executable, __file__, *sys.argv[1:], "--memory-of", which]
@@ -283,6 +304,9 @@ def main() -> None:
     print(f"\npre- and post-processing: {stages_only:.1%} (all but inference: {around:.1%})")
     if options.yunet:
         print(f"time ÷ YuNet's: {ms['end to end'] / ms['YuNet end to end']:.2f}")
+    print("\nphotos/s by batch size")
+    for size, rate in throughput(options, image).items():
+        print(f"{size:<20}{rate:>8.1f}")
     print("\npeak memory, MB (each in its own process)")
     for name in ["imports alone", *faces]:
         print(f"{name:<20}{peak_memory_mb(options, name):>8.0f}")
