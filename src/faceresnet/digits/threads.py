@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from faceresnet.nn.winograd import Workspace
+from faceresnet.nn.memory import Workspace
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -45,8 +45,16 @@ class Team:
 
     def each(self, task: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Results of a task for every item, in their order."""
-        if self._pool is None or len(items) < 2:
+        if len(items) < 2:
             return [task(item) for item in items]
+        return self.begin(task, items)()
+
+    def begin(self, task: Callable[[T], R], items: Sequence[T]) -> Callable[[], list[R]]:
+        """Let the other threads start on what `each` does, while the caller goes on.
+
+        Returns:
+            what takes a share of the items that are left, waits, and gives the results.
+        """
         results: dict[int, R] = {}
         left = iter(range(len(items)))  # next() on it is atomic
 
@@ -54,11 +62,17 @@ class Team:
             for index in left:
                 results[index] = task(items[index])
 
-        others = [self._pool.submit(take) for _ in range(min(self.threads, len(items)) - 1)]
-        take()
-        for other in others:
-            other.result()
-        return [results[index] for index in range(len(items))]
+        count = min(self.threads - 1, len(items))
+        others = [self._pool.submit(take) for _ in range(count)] if self._pool else []
+
+        def finish() -> list[R]:
+            take()
+            for other in others:
+                if not other.cancel():  # who has not started would find nothing left
+                    other.result()
+            return [results[index] for index in range(len(items))]
+
+        return finish
 
 
 @contextlib.contextmanager
