@@ -70,6 +70,18 @@ def test_an_error_in_what_was_begun_comes_out() -> None:
         finish()
 
 
+def test_threads_end_with_their_team() -> None:
+    before = set(threading.enumerate())
+    team = threads.Team(3)
+    team.each(abs, range(10))
+    own = set(threading.enumerate()) - before
+    assert len(own) == 2
+    del team
+    for thread in own:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
 def test_every_thread_has_its_own_memory() -> None:
     team = threads.Team(2)
     barrier = threading.Barrier(2, timeout=20)

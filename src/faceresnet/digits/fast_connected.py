@@ -6,9 +6,9 @@ The operations are those of `faceresnet.nn`. What is gained:
   small enough for the kernels of OpenBLAS that need not copy the weights first (for processors
   with AVX-512), a quarter faster. The weights begin with a cache line (`nn.memory.on_a_line`), so
   that 16 columns of a row are one: forward, another quarter.
-- Backward, the next layer waits for the delta-error alone. One thread goes ahead with that, and the
-  others follow with the gradients; they wait for each other at the end only. A thread that is free
-  helps with either.
+- Backward, the layer before waits for the delta-error alone. One thread goes ahead with that, and
+  the others follow with the gradients; whoever is free helps with either, and only at the end do
+  they wait for each other.
 - Gradients are made in pieces, of which a thread moves the weights while they are in its cache. The
   gradient of a whole layer, as large as the layer, never exists.
 - Batch normalisation takes a third of the passes, and no threads: an operation on 50 × 784 numbers
@@ -35,8 +35,8 @@ from faceresnet.nn.shapes import Array
 
 #: Columns of a product: one cache line of float32.
 BLOCK = 16
-#: Weights that a thread takes at a time: four pieces of the largest layer, 640 kB each.
-PIECE = 160_000
+#: Weights that a thread takes at a time: half a layer of 784.
+PIECE = 320_000
 
 
 @dataclass(frozen=True)
