@@ -24,12 +24,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 
 from faceresnet.digits.threads import Team
 from faceresnet.nn.functional import Backward3, Statistics
+from faceresnet.nn.memory import Workspace
 from faceresnet.nn.optim import Mover, Parameters
 from faceresnet.nn.shapes import Array
 
@@ -61,19 +62,27 @@ class _Input:
     Attributes:
         raw: (R, N) before batch normalisation; where a ReLU was before it, 0 is what that cut off.
         x: (R, N) after it.
+        dx: (R, N) memory for the delta-error of x.
         backward: of the normalisation.
     """
 
     raw: Array
     x: Array
+    dx: Array
     backward: Backward3
 
 
 class Forward:
-    """One pass through the layers, which `backward` then goes back through."""
+    """One pass through the layers, which `backward` then goes back through.
 
-    def __init__(self, layers: list[Layer], weights: dict[str, Array], team: Team) -> None:
-        self._layers, self._weights, self._team = layers, weights, team
+    What it computes lies in a workspace, until the next pass: asked for anew, 5 MB would go back to
+    the system after every iteration and come page by page in the next.
+    """
+
+    def __init__(
+        self, layers: list[Layer], weights: dict[str, Array], team: Team, work: Workspace
+    ) -> None:
+        self._layers, self._weights, self._team, self._work = layers, weights, team, work
         self._inputs: list[_Input] = []
         self._moving: list[Callable[[], list[None]]] = []
         #: Statistics of the batch at each batch normalisation.
@@ -81,11 +90,18 @@ class Forward:
 
     def __call__(self, x: Array) -> Array:
         """(R, N) → (R, 10) logits."""
+        shapes: list[tuple[int, int]] = []
         for layer in self._layers:
+            inputs, outputs = self._weights[f"{layer.connected}.w"].shape
+            shapes += [(len(x), inputs)] * 3 + [(len(x), outputs)]
+        memory = iter(self._work.arrays(x.dtype, *shapes))
+        for layer in self._layers:
+            centred, normal, dx, y = islice(memory, 4)
             gamma, beta = (self._weights[f"{layer.norm}.{name}"] for name in ("gamma", "beta"))
-            normal, backward, self.statistics[layer.norm] = normalise(x, gamma, beta)
-            self._inputs.append(_Input(x, normal, backward))
-            x = connect(normal, self._weights, layer, self._team)
+            backward, self.statistics[layer.norm] = normalise(x, gamma, beta, centred, normal)
+            self._inputs.append(_Input(x, normal, dx, backward))
+            connect(normal, self._weights, layer, y, self._team)
+            x = y
         return x
 
     def backward(self, dy: Array, move: Mover) -> tuple[Array, Parameters]:
@@ -99,12 +115,11 @@ class Forward:
             layer, into = self._layers[number], self._inputs[number]
             w = self._weights[f"{layer.connected}.w"]
             rows = pieces(w, axis=0)
-            dx = np.empty_like(into.x)
-            self._team.each(partial(times_transposed, dy, w, dx), rows)  # eq. 15
+            self._team.each(partial(times_transposed, dy, w, into.dx), rows)  # eq. 15
             one = partial(self._move, f"{layer.connected}.w", into.x, dy, move)
             self._moving.append(self._team.begin(one, rows))
             gradients[f"{layer.connected}.b"] = dy.sum(axis=0)
-            dy, dgamma, dbeta = into.backward(dx)
+            dy, dgamma, dbeta = into.backward(into.dx)
             gradients |= {f"{layer.norm}.gamma": dgamma, f"{layer.norm}.beta": dbeta}
             if number > 0 and self._layers[number - 1].rectified:
                 dy *= into.raw > 0
@@ -124,9 +139,9 @@ class Forward:
 
 
 def normalise(
-    x: Array, gamma: Array, beta: Array, epsilon: float = 1e-5
-) -> tuple[Array, Backward3, Statistics]:
-    """What `nn.batch_norm` does to (R, N), in fewer passes.
+    x: Array, gamma: Array, beta: Array, centred: Array, y: Array, epsilon: float = 1e-5
+) -> tuple[Backward3, Statistics]:
+    """What `nn.batch_norm` does to (R, N), in fewer passes; x − μ and the output go where told.
 
     Sums over R are products with a row of ones, γ is folded into the scale, and memory is used
     again: backward writes into the dy that it is given.
@@ -134,8 +149,8 @@ def normalise(
     real = x.dtype.type
     ones, n = np.ones(len(x), x.dtype), real(max(1, len(x)))
     mean = (ones @ x) / n
-    centred = x - mean
-    y = np.square(centred)
+    np.subtract(x, mean, out=centred)
+    np.square(centred, out=y)
     variance = (ones @ y) / n
     scale = 1 / np.sqrt(variance + real(epsilon))
     np.multiply(centred, gamma * scale, out=y)
@@ -151,13 +166,12 @@ def normalise(
         dy *= gamma * scale
         return dy, dgamma, dbeta
 
-    return y, backward, Statistics(mean, variance)
+    return backward, Statistics(mean, variance)
 
 
-def connect(x: Array, weights: dict[str, Array], layer: Layer, team: Team) -> Array:
-    """X w + b (eq. 3), with its ReLU."""
+def connect(x: Array, weights: dict[str, Array], layer: Layer, y: Array, team: Team) -> None:
+    """X w + b (eq. 3), with its ReLU, into y."""
     w, b = weights[f"{layer.connected}.w"], weights[f"{layer.connected}.b"]
-    y = np.empty((len(x), len(b)), x.dtype)
     zero = np.zeros_like(b)  # for `maximum` faster than the number 0
 
     def one(columns: slice) -> None:
@@ -168,7 +182,6 @@ def connect(x: Array, weights: dict[str, Array], layer: Layer, team: Team) -> Ar
             np.maximum(part, zero[columns], out=part)
 
     team.each(one, pieces(w, axis=1))
-    return y
 
 
 def times_transposed(x: Array, w: Array, y: Array, strip: slice) -> None:

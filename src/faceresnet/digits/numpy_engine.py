@@ -21,7 +21,7 @@ from faceresnet.nn import BatchNorm, FullyConnected, Sequential, softmax_cross_e
 from faceresnet.nn import batch_norm_at_run_time as normalise
 from faceresnet.nn.functional import Statistics, moving_average
 from faceresnet.nn.layers import LayerBackward
-from faceresnet.nn.memory import on_a_line
+from faceresnet.nn.memory import Workspace, on_a_line
 from faceresnet.nn.optim import SGD, Adam, Parameters
 from faceresnet.nn.shapes import Array
 
@@ -53,6 +53,7 @@ class NumpyEngine:
         threads: int | None = None,
     ) -> None:
         self._net, self._optimiser, self._team = net, optimiser, Team(threads)
+        self._work = Workspace()
         layers = sequential(net).layers
         self._connected = [
             Layer(index - 1, index, rectified=index + 1 < len(layers))
@@ -71,7 +72,7 @@ class NumpyEngine:
         statistics: dict[int, Statistics] = {}
         if self._images:
             x, statistics = self._images.forward(x)
-        forward = Forward(self._connected, self._weights, self._team)
+        forward = Forward(self._connected, self._weights, self._team, self._work)
         logits = forward(x)
         loss, loss_backward = softmax_cross_entropy(logits, labels)
         move = self._optimiser.mover(self._memory)
@@ -97,7 +98,9 @@ class NumpyEngine:
             for layer in self._connected:
                 gamma, beta = (self._weights[f"{layer.norm}.{name}"] for name in ("gamma", "beta"))
                 x, _ = normalise(x, gamma, beta, self._average(layer.norm))
-                x = connect(x, self._weights, layer, self._team)
+                y = np.empty((len(x), len(self._weights[f"{layer.connected}.b"])), x.dtype)
+                connect(x, self._weights, layer, y, self._team)
+                x = y
             return x
 
     def weights(self) -> dict[str, Array]:
