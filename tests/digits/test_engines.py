@@ -4,7 +4,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from faceresnet.digits import numpy_engine
+from faceresnet.digits import fast_connected, numpy_engine
 from faceresnet.digits.engines import open_engine
 from faceresnet.digits.nets import CNN, FCC, Net, as_input, initial_weights, sequential
 from faceresnet.errors import EngineError
@@ -26,6 +26,12 @@ OPTIMISERS = {
     "momentum": SGD(0.001, momentum=0.9, weight_decay=1e-2),
     "adam": Adam(0.0003, weight_decay=1e-2),
 }
+
+
+@pytest.fixture
+def small_pieces(monkeypatch) -> None:
+    """Give the threads something to share in the small networks too."""
+    monkeypatch.setattr(fast_connected, "PIECE", 300)
 
 
 def weights(net, seed=0, dtype=np.float64):
@@ -76,11 +82,12 @@ def test_ten_steps_of_both_engines_give_the_same_losses(name) -> None:
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.usefixtures("small_pieces")
 def test_both_engines_are_what_nn_says(engine, name, optimiser) -> None:
     net, how = SMALL[name], OPTIMISERS[optimiser]
     start, given = weights(net), batches(6, 11)
     losses, after = train_as_it_reads(net, how, start, given)
-    trained = open_engine(engine, net, how, start, 1)
+    trained = open_engine(engine, net, how, start, 2)
     np.testing.assert_allclose([trained.step(*one).loss for one in given], losses, atol=1e-9)
     assert largest_difference(trained.weights(), after) < 1e-8
     layers, images = sequential(net), digits(30, 9).images
@@ -108,6 +115,7 @@ def test_one_engine_goes_on_where_another_stopped(first, second, optimiser) -> N
     assert largest_difference(after.memory(), whole.memory()) < 1e-8
 
 
+@pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("name", SMALL)
 def test_threads_change_no_number(name) -> None:
     net = SMALL[name]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from faceresnet.digits import threads
+from faceresnet.nn.memory import Workspace
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -30,11 +31,62 @@ def test_an_error_in_a_thread_comes_out(wrong) -> None:
         threads.Team(2).each(task, range(4))
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_what_was_begun_is_finished_in_order(count) -> None:
+    team = threads.Team(count)
+    finish = [team.begin(lambda n, k=k: k * n, range(5)) for k in range(4)]
+    assert team.each(lambda n: -n, range(3)) == [0, -1, -2]
+    assert [one() for one in finish] == [[k * n for n in range(5)] for k in range(4)]
+
+
+def test_others_begin_before_the_caller_helps() -> None:
+    done = threading.Event()
+    finish = threads.Team(2).begin(lambda n: done.set(), [0])
+    assert done.wait(20)
+    assert finish() == [None]
+
+
+def test_nobody_waits_for_a_busy_thread_that_is_not_needed() -> None:
+    """The caller does all of `each` while the other thread is held up by something begun before."""
+    team, held, release = threads.Team(2), threading.Event(), threading.Event()
+
+    def hold(n: int) -> bool:
+        held.set()
+        return release.wait(20)
+
+    finish = team.begin(hold, [0])
+    assert held.wait(20)
+    assert team.each(lambda n: n, range(3)) == [0, 1, 2]
+    release.set()
+    assert finish() == [True]
+
+
+def test_an_error_in_what_was_begun_comes_out() -> None:
+    def task(n: int) -> None:
+        raise ValueError("no")
+
+    finish = threads.Team(2).begin(task, [0])
+    with pytest.raises(ValueError, match="no"):
+        finish()
+
+
+def test_threads_end_with_their_team() -> None:
+    before = set(threading.enumerate())
+    team = threads.Team(3)
+    team.each(abs, range(10))
+    own = set(threading.enumerate()) - before
+    assert len(own) == 2
+    del team
+    for thread in own:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
 def test_every_thread_has_its_own_memory() -> None:
     team = threads.Team(2)
     barrier = threading.Barrier(2, timeout=20)
 
-    def task(n: int) -> threads.Workspace:
+    def task(n: int) -> Workspace:
         barrier.wait()
         return team.work
 

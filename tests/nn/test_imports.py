@@ -12,7 +12,7 @@ FILES = sorted(Path(nn.__file__).parent.glob("*.py"))
 def test_numpy_is_all_it_needs(path):
     """And jaxtyping, for the shapes in the signatures."""
     allowed = {"__future__", "abc", "collections", "dataclasses", "functools", "typing"}
-    allowed |= {"fractions", "itertools", "numpy", "jaxtyping"}
+    allowed |= {"fractions", "itertools", "math", "numpy", "jaxtyping"}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.Import):

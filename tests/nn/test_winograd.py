@@ -119,13 +119,3 @@ def test_one_tile_by_the_matrices_is_a_correlation() -> None:
     y = np.kron(a_t, a_t) @ tile
     expected = np.correlate(d, kernel, "valid")
     np.testing.assert_allclose(y.reshape(4, 4), np.outer(expected, expected), rtol=1e-11)
-
-
-def test_what_a_workspace_gives_does_not_overlap() -> None:
-    work = winograd.Workspace()
-    small, large = work.arrays(np.dtype(np.float32), (3, 5), (100,))
-    small[...], large[...] = 1, 2
-    assert (small == 1).all()
-    assert (large == 2).all()
-    (again,) = work.arrays(np.dtype(np.float64), (4,))
-    assert np.shares_memory(again, small)

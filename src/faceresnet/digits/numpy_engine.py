@@ -8,13 +8,12 @@ as it reads.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from faceresnet.digits.engines import Step
-from faceresnet.digits.fast_connected import STRIPS, Forward, Layer, connect, strips
+from faceresnet.digits.fast_connected import Forward, Layer, connect
 from faceresnet.digits.fast_convolutions import Convolutions
 from faceresnet.digits.nets import Net, as_input, sequential
 from faceresnet.digits.threads import Team, one_blas_thread
@@ -22,6 +21,7 @@ from faceresnet.nn import BatchNorm, FullyConnected, Sequential, softmax_cross_e
 from faceresnet.nn import batch_norm_at_run_time as normalise
 from faceresnet.nn.functional import Statistics, moving_average
 from faceresnet.nn.layers import LayerBackward
+from faceresnet.nn.memory import Workspace, on_a_line
 from faceresnet.nn.optim import SGD, Adam, Parameters
 from faceresnet.nn.shapes import Array
 
@@ -53,6 +53,7 @@ class NumpyEngine:
         threads: int | None = None,
     ) -> None:
         self._net, self._optimiser, self._team = net, optimiser, Team(threads)
+        self._work = Workspace()
         layers = sequential(net).layers
         self._connected = [
             Layer(index - 1, index, rectified=index + 1 < len(layers))
@@ -71,7 +72,7 @@ class NumpyEngine:
         statistics: dict[int, Statistics] = {}
         if self._images:
             x, statistics = self._images.forward(x)
-        forward = Forward(self._connected, self._weights, self._team)
+        forward = Forward(self._connected, self._weights, self._team, self._work)
         logits = forward(x)
         loss, loss_backward = softmax_cross_entropy(logits, labels)
         move = self._optimiser.mover(self._memory)
@@ -80,11 +81,12 @@ class NumpyEngine:
             gradients |= self._images.backward(dx)
         for name, gradient in gradients.items():
             move(name, self._weights[name], gradient)
-        self._memory["iteration"] += 1
         for index, batch in (statistics | forward.statistics).items():
             average = moving_average(self._average(index), batch, BatchNorm(1).weight)
             self._weights[f"{index}.mean"][...] = average.mean
             self._weights[f"{index}.variance"][...] = average.variance
+        forward.finish()
+        self._memory["iteration"] += 1
         return Step(float(loss), int((logits.argmax(axis=1) == labels).sum()), len(labels))
 
     def logits(self, images: np.ndarray) -> Array:
@@ -96,13 +98,10 @@ class NumpyEngine:
             for layer in self._connected:
                 gamma, beta = (self._weights[f"{layer.norm}.{name}"] for name in ("gamma", "beta"))
                 x, _ = normalise(x, gamma, beta, self._average(layer.norm))
-                x = self._connect(x, layer)
+                y = np.empty((len(x), len(self._weights[f"{layer.connected}.b"])), x.dtype)
+                connect(x, self._weights, layer, y, self._team)
+                x = y
             return x
-
-    def _connect(self, x: Array, layer: Layer) -> Array:
-        y = np.empty((len(x), len(self._weights[f"{layer.connected}.b"])), x.dtype)
-        self._team.each(partial(connect, x, self._weights, layer, y), strips(y.shape[1], STRIPS))
-        return y
 
     def weights(self) -> dict[str, Array]:
         """Copy of parameters and moving averages."""
@@ -114,7 +113,7 @@ class NumpyEngine:
 
     def load(self, weights: Mapping[str, Array], memory: Mapping[str, Array] | None = None) -> None:
         """Take up what `weights` and `memory` once gave."""
-        self._weights = {name: array.copy() for name, array in weights.items()}
+        self._weights = {name: on_a_line(array) for name, array in weights.items()}
         self._dtype = next(iter(self._weights.values())).dtype.type
         parameters = {
             name: array

@@ -6,14 +6,16 @@ import contextlib
 import ctypes
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import count
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
 
-from faceresnet.nn.winograd import Workspace
+from faceresnet.nn.memory import Workspace
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,13 +29,19 @@ class Team:
 
     NumPy releases Python's lock in matmul and in loops over arrays, so that they do run side by
     side. What a task computes must not depend on which thread runs it.
+
+    A `ThreadPoolExecutor` would do, were it quicker: an iteration of `fcc` hands over work twenty
+    times, and each time its futures would cost more than two operations on a whole batch.
     """
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or os.cpu_count() or 1
         self._local = threading.local()
-        # The caller works too.
-        self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        others = self.threads - 1  # the caller works too
+        for _ in range(others):
+            threading.Thread(target=_work, args=(self._jobs,), daemon=True).start()
+        weakref.finalize(self, _end, self._jobs, others)
 
     @property
     def work(self) -> Workspace:
@@ -45,20 +53,55 @@ class Team:
 
     def each(self, task: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Results of a task for every item, in their order."""
-        if self._pool is None or len(items) < 2:
+        if len(items) < 2:
             return [task(item) for item in items]
+        return self.begin(task, items)()
+
+    def begin(self, task: Callable[[T], R], items: Sequence[T]) -> Callable[[], list[R]]:
+        """Let the other threads start on what `each` does, while the caller goes on.
+
+        Returns:
+            what takes a share of the items that are left, waits, and gives the results.
+        """
         results: dict[int, R] = {}
-        left = iter(range(len(items)))  # next() on it is atomic
+        errors: list[BaseException] = []
+        left, ended = iter(range(len(items))), count(1)  # next() on them is atomic
+        done = threading.Lock()
+        if items:
+            done.acquire()
 
         def take() -> None:
             for index in left:
-                results[index] = task(items[index])
+                try:
+                    results[index] = task(items[index])
+                except BaseException as error:  # whatever it is, the caller has to have it
+                    errors.append(error)
+                if next(ended) == len(items):
+                    done.release()
 
-        others = [self._pool.submit(take) for _ in range(min(self.threads, len(items)) - 1)]
-        take()
-        for other in others:
-            other.result()
-        return [results[index] for index in range(len(items))]
+        for _ in range(min(self.threads - 1, len(items))):
+            self._jobs.put(take)
+
+        def finish() -> list[R]:
+            take()
+            done.acquire()
+            if errors:
+                raise errors[0]
+            return [results[index] for index in range(len(items))]
+
+        return finish
+
+
+def _work(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
+    """Do jobs until there comes a None."""
+    while (job := jobs.get()) is not None:
+        job()
+        del job  # it holds arrays
+
+
+def _end(jobs: SimpleQueue[Callable[[], None] | None], threads: int) -> None:
+    for _ in range(threads):
+        jobs.put(None)
 
 
 @contextlib.contextmanager

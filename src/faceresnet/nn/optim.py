@@ -92,19 +92,49 @@ class StepSchedule:
 
 
 class Optimiser(ABC):
-    """How parameters move by their gradients."""
+    """How parameters move by their gradients.
 
-    @abstractmethod
+    With g = ∂L/∂θ + decay · θ a step is θ → θ − `_change` of g.
+
+    Attributes:
+        learning_rate: α, or a schedule of it.
+        weight_decay: how strongly every parameter is drawn to 0.
+    """
+
+    learning_rate: float | Schedule
+    weight_decay: float
+
     def initialise(self, parameters: Mapping[str, Array]) -> Parameters:
-        """Memory before the first step; ``iteration`` counts the steps done."""
+        """Memory before the first step: ``iteration`` counts the steps done, all else is 0."""
+        memory: Parameters = {"iteration": np.zeros((), dtype=np.float64)}
+        for kind in self._remembered():
+            memory |= {f"{kind}.{name}": np.zeros_like(one) for name, one in parameters.items()}
+        return memory
 
-    @abstractmethod
     def mover(self, memory: Parameters) -> Mover:
         """What moves single parameters, or rows of them, in the coming iteration.
 
         `step` is this for all of them; who calls it directly adds 1 to ``memory["iteration"]``
         after the last.
         """
+        iteration = int(memory["iteration"])
+        rate = self.learning_rate
+        rate = rate(iteration) if callable(rate) else rate
+
+        def move(
+            name: str,
+            theta: Array,
+            gradient: Array,
+            rows: slice = ALL_ROWS,
+            scratch: Array | None = None,
+        ) -> None:
+            g = gradient
+            if self.weight_decay:
+                g = np.add(g, theta.dtype.type(self.weight_decay) * theta, out=scratch)
+            past = [memory[f"{kind}.{name}"][rows] for kind in self._remembered()]
+            theta -= self._change(g, past, rate, iteration, scratch)
+
+        return move
 
     def step(
         self, parameters: Parameters, gradients: Mapping[str, Array], memory: Parameters
@@ -121,6 +151,24 @@ class Optimiser(ABC):
         for name, theta in parameters.items():
             move(name, theta, gradients[name])
         memory["iteration"] += 1
+
+    @abstractmethod
+    def _remembered(self) -> tuple[str, ...]:
+        """Names of what is remembered of every parameter."""
+
+    @abstractmethod
+    def _change(
+        self, g: Array, past: list[Array], rate: float, iteration: int, scratch: Array | None
+    ) -> Array:
+        """What is taken from θ.
+
+        Args:
+            g: gradient with weight decay.
+            past: what is remembered, in the order of `_remembered`, written to.
+            rate: α now.
+            iteration: counted from 0.
+            scratch: memory to work in, which may be that of g; None for new memory.
+        """
 
 
 @dataclass(frozen=True)
@@ -140,36 +188,19 @@ class SGD(Optimiser):
     momentum: float = 0.0
     weight_decay: float = 0.0
 
-    def initialise(self, parameters: Mapping[str, Array]) -> Parameters:
-        """Memory before the first step: the number of steps done, and v = 0."""
-        memory: Parameters = {"iteration": np.zeros((), dtype=np.float64)}
+    def _remembered(self) -> tuple[str, ...]:
+        return ("v",) if self.momentum else ()
+
+    def _change(
+        self, g: Array, past: list[Array], rate: float, iteration: int, scratch: Array | None
+    ) -> Array:
+        real = g.dtype.type
         if self.momentum:
-            memory |= {f"v.{name}": np.zeros_like(one) for name, one in parameters.items()}
-        return memory
-
-    def mover(self, memory: Parameters) -> Mover:
-        """What moves parameters in the coming iteration."""
-        rate = _rate(self.learning_rate, memory)
-
-        def move(
-            name: str,
-            theta: Array,
-            gradient: Array,
-            rows: slice = ALL_ROWS,
-            scratch: Array | None = None,
-        ) -> None:
-            real = theta.dtype.type
-            g = gradient
-            if self.weight_decay:
-                g = np.add(g, real(self.weight_decay) * theta, out=scratch)
-            if self.momentum:
-                v = memory[f"v.{name}"][rows]
-                v *= real(self.momentum)
-                v += g
-                g = v
-            theta -= np.multiply(g, real(rate), out=scratch)
-
-        return move
+            (v,) = past
+            v *= real(self.momentum)
+            v += g
+            g = v
+        return np.multiply(g, real(rate), out=scratch)
 
 
 @dataclass(frozen=True)
@@ -193,46 +224,19 @@ class Adam(Optimiser):
     epsilon: float = 1e-8
     weight_decay: float = 0.0
 
-    def initialise(self, parameters: Mapping[str, Array]) -> Parameters:
-        """Memory before the first step: the number of steps done, m = 0 and v = 0."""
-        memory: Parameters = {"iteration": np.zeros((), dtype=np.float64)}
-        for moment in "mv":
-            memory |= {f"{moment}.{name}": np.zeros_like(one) for name, one in parameters.items()}
-        return memory
+    def _remembered(self) -> tuple[str, ...]:
+        return ("m", "v")
 
-    def mover(self, memory: Parameters) -> Mover:
-        """What moves parameters in the coming iteration."""
-        rate = _rate(self.learning_rate, memory)
-        t = int(memory["iteration"]) + 1
-        correction1, correction2 = 1 - self.beta1**t, 1 - self.beta2**t
-
-        def move(
-            name: str,
-            theta: Array,
-            gradient: Array,
-            rows: slice = ALL_ROWS,
-            scratch: Array | None = None,
-        ) -> None:
-            real = theta.dtype.type
-            g = gradient
-            if self.weight_decay:
-                g = np.add(g, real(self.weight_decay) * theta, out=scratch)
-            m, v = memory[f"m.{name}"][rows], memory[f"v.{name}"][rows]
-            m += real(1 - self.beta1) * (g - m)
-            v += real(1 - self.beta2) * (np.square(g) - v)
-            scale = np.sqrt(v)
-            scale /= real(np.sqrt(correction2))
-            scale += real(self.epsilon)
-            theta -= real(rate / correction1) * (m / scale)
-
-        return move
-
-
-def _rate(learning_rate: float | Schedule, memory: Parameters) -> float:
-    """α now."""
-    if callable(learning_rate):
-        return learning_rate(int(memory["iteration"]))
-    return learning_rate
+    def _change(
+        self, g: Array, past: list[Array], rate: float, iteration: int, scratch: Array | None
+    ) -> Array:
+        real, (m, v), t = g.dtype.type, past, iteration + 1
+        m += real(1 - self.beta1) * (g - m)
+        v += real(1 - self.beta2) * (np.square(g) - v)
+        scale = np.sqrt(v)
+        scale /= real(np.sqrt(1 - self.beta2**t))
+        scale += real(self.epsilon)
+        return real(rate / (1 - self.beta1**t)) * (m / scale)
 
 
 def _check_gradients(parameters: Parameters, gradients: Mapping[str, Array]) -> None:

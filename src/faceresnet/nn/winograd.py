@@ -57,6 +57,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from faceresnet.nn.fast_convolution import fast_conv2d
 from faceresnet.nn.functional import Backward3
+from faceresnet.nn.memory import Workspace
 from faceresnet.nn.shapes import Array, Pair, check_delta
 from faceresnet.nn.spatial import check_convolution
 
@@ -174,24 +175,6 @@ def kernel_gradient(du: Float[np.ndarray, "64 C C_out"]) -> Float[np.ndarray, "C
     g = matrices(du.dtype.name).g
     dw: Array = (g.T @ du.reshape(TILE**2, c * c_out)).reshape(KERNEL, KERNEL, c, c_out)
     return dw.transpose(3, 2, 0, 1)
-
-
-class Workspace:
-    """Memory for what lives within one call; one for each thread."""
-
-    def __init__(self) -> None:
-        self._bytes = np.empty(0, np.uint8)
-
-    def arrays(self, dtype: np.dtype[np.floating], *shapes: tuple[int, ...]) -> list[Array]:
-        """Arrays of these shapes that hold anything; the next call gives the same memory again."""
-        sizes = [int(np.prod(shape)) * dtype.itemsize for shape in shapes]
-        starts = np.cumsum([0, *(-(-size // 64) * 64 for size in sizes)])  # whole cache lines
-        if self._bytes.size < starts[-1]:
-            self._bytes = np.empty(int(starts[-1]), np.uint8)
-        return [
-            self._bytes[start : start + size].view(dtype).reshape(shape)
-            for start, size, shape in zip(starts, sizes, shapes, strict=False)
-        ]
 
 
 @dataclass(frozen=True)
