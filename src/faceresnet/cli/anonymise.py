@@ -70,7 +70,7 @@ def anonymise(
         ),
     ] = 0.5,
     sound: Annotated[
-        bool, typer.Option("--sound/--no-sound", help="Keep it.", rich_help_panel=VIDEO)
+        bool, typer.Option("--sound/--no-sound", help="Keep the sound.", rich_help_panel=VIDEO)
     ] = True,
     model: Model = "faceresnet-n",
     threshold: Annotated[
