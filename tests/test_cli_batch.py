@@ -55,7 +55,10 @@ def test_a_folder_and_the_same_again(photos, run):
         (["photos"], "--out"),
         (["gone", "--out", "out"], "cannot read gone: it does not exist"),
         (["photos", "--out", "out", "--threshold", "2"], "threshold must lie in 0..1"),
-        (["photos", "--out", "out", "--engine", "openvino"], "engine must be one of local, ray"),
+        (
+            ["photos", "--out", "out", "--engine", "openvino"],
+            "(the network's is --runtime)",
+        ),
         (["photos", "--out", "out", "--runtime", "ray"], "runtime must be one of openvino"),
         (["photos", "--out", "out", "--format", "csv"], "format must be one of parquet, jsonl"),
         (["photos", "--out", "out", "--tile", "maybe"], "--tile must be"),
