@@ -273,9 +273,13 @@ def _write_json(report: Report, destination: str, model: str | None) -> None:
         sys.stdout.write(text)
         return
     from faceresnet.atomic import replacing
+    from faceresnet.errors import DataError
 
-    with replacing(destination) as partial:
-        partial.write_text(text, encoding="utf-8")
+    try:
+        with replacing(destination) as partial:
+            partial.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {destination}: {error.strerror or error}") from error
 
 
 def _print(report: Report) -> None:
