@@ -170,6 +170,14 @@ def test_jsonl_csv_and_coco_files(photos, run):
     assert coco["categories"] == [{"id": 1, "name": "face"}]
 
 
+def test_a_video_is_sent_to_its_own_command(photos, run):
+    Path("film.MP4").write_bytes(b"\x00\x00\x00\x20ftypisom")
+    status, _, err = run("detect", "film.MP4", "gone.mp4")
+    assert status == 1
+    assert "faceresnet: film.MP4 is a video: see 'faceresnet video'\n" in err
+    assert "faceresnet: gone.mp4 does not exist\n" in err
+
+
 def test_the_suffix_of_a_file_says_its_layout(photos, run):
     for name in ("a.csv", "a.JSONL", "a.json", "a.txt"):
         _, out, _ = run("detect", "a/x.png", "broken.jpg", "--json", name)

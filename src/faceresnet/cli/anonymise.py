@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from faceresnet.cli.options import DETECTOR, Device, Engine, Model, Threads
-from faceresnet.cli.progress import progress
+from faceresnet.cli.progress import count, progress
+from faceresnet.cli.sources import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from faceresnet.apps.anonymise import Covering
@@ -24,11 +25,6 @@ if TYPE_CHECKING:
 
 VIDEO = "Video"
 
-#: Files that count as videos.
-VIDEO_SUFFIXES = frozenset(
-    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
-    | {".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
-)
 #: What nobody expects to be covered in a folder of photos.
 IGNORED_SUFFIXES = frozenset({".csv", ".ini", ".json", ".md", ".txt", ".xml", ".xmp"})
 
@@ -130,7 +126,7 @@ def anonymise(
     if ignored:
         named = ", ".join(map(str, ignored[:5])) + (", …" if len(ignored) > 5 else "")
         print(
-            f"faceresnet: {len(ignored)} files are neither photo nor video and are not in the "
+            f"faceresnet: {count(len(ignored), 'file')}, neither photo nor video, left out of the "
             f"results: {named}",
             file=sys.stderr,
         )
