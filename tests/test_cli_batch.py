@@ -39,7 +39,7 @@ def run(blob_model, capsys):
 def test_a_folder_and_the_same_again(photos, run):
     status, out, err = run("photos", "--out", "out", "--workers", "1", "--format", "jsonl")
     assert status == 1, "a photo could not be read"
-    assert out.startswith("9 photos, 12 faces; 1 not read, their rows say why; 1 parts in out")
+    assert out.startswith("9 photos, 12 faces; 1 not read, their rows say why; 1 part in out")
     assert err == ""
     assert len(list(read_rows("out"))) == 9
     written = (photos / "out" / "part-00000.jsonl").stat()
