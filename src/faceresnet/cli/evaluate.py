@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TRUTH = "What is to be found"
 
-data = typer.Typer(help="Get data sets.", no_args_is_help=True)
+data = typer.Typer(help="Get data sets, pack them, mend their labels.", no_args_is_help=True)
 
 
 def evaluate(
