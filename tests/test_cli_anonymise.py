@@ -60,7 +60,7 @@ def test_a_folder_and_a_photo(photos, run):
     rows = {line.split()[0]: line.split()[1:3] for line in out.splitlines()}
     assert rows["a/b/x.png"] == ["3", "1"]
     assert rows["a/none.jpg"] == ["0", "1"]
-    assert "1 files are neither photo nor video and are not in the results: a/raw.heic" in err
+    assert "1 file, neither photo nor video, left out of the results: a/raw.heic" in err
 
 
 @pytest.mark.parametrize("method", ["blur", "pixelate", "box"])

@@ -39,7 +39,7 @@ def run(blob_model, capsys):
 def test_a_folder_and_the_same_again(photos, run):
     status, out, err = run("photos", "--out", "out", "--workers", "1", "--format", "jsonl")
     assert status == 1, "a photo could not be read"
-    assert out.startswith("9 photos, 12 faces; 1 not read, their rows say why; 1 parts in out")
+    assert out.startswith("9 photos, 12 faces; 1 not read, their rows say why; 1 part in out")
     assert err == ""
     assert len(list(read_rows("out"))) == 9
     written = (photos / "out" / "part-00000.jsonl").stat()
@@ -55,7 +55,10 @@ def test_a_folder_and_the_same_again(photos, run):
         (["photos"], "--out"),
         (["gone", "--out", "out"], "cannot read gone: it does not exist"),
         (["photos", "--out", "out", "--threshold", "2"], "threshold must lie in 0..1"),
-        (["photos", "--out", "out", "--engine", "openvino"], "engine must be one of local, ray"),
+        (
+            ["photos", "--out", "out", "--engine", "openvino"],
+            "(the network's is --runtime)",
+        ),
         (["photos", "--out", "out", "--runtime", "ray"], "runtime must be one of openvino"),
         (["photos", "--out", "out", "--format", "csv"], "format must be one of parquet, jsonl"),
         (["photos", "--out", "out", "--tile", "maybe"], "--tile must be"),

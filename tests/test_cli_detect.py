@@ -88,6 +88,8 @@ def test_unreadable_photos_are_listed_and_the_rest_is_done(photos, run):
         (["a/x.png", "--format", "yolo", "--json", "a/notes.txt"], "is a file"),
         (["a/x.png", "--json", "a"], "is a folder"),
         (["a/x.png", "--save", "a/notes.txt"], "is a file"),
+        (["a", "--save", "drawn.png"], "--save needs a folder for 2 photos, got drawn.png"),
+        (["a/x.png", "--json", "a/notes.txt/faces.json"], "cannot write a/notes.txt/faces.json"),
         (["a/x.png", "--engine", "magic"], "engine must be one of"),
         (["a/x.png", "--device", "cuda"], "only: cpu"),
         (["a/x.png", "--model", "nothing"], "no model is called 'nothing'"),
@@ -133,9 +135,22 @@ def test_recursive(photos, run, options, photo_count):
     assert len(json.loads(out)) == photo_count
 
 
+def test_one_photo_is_saved_to_a_file(photos, run):
+    status, _, _ = run("detect", "a/y.jpg", "--save", "new/drawn.png")
+    assert status == 0
+    assert images.read("new/drawn.png")[27, 36].tolist() == [255, 0, 0]
+    Path("folder.png").mkdir()
+    run("detect", "a/y.jpg", "--save", "folder.png")
+    assert os.listdir("folder.png") == ["y.jpg"]
+
+
 def test_no_photo_is_overwritten(photos, run):
     before = Path("a/x.png").read_bytes()
-    for arguments in (["a/x.png", "--save", "a"], ["a/x.png", "--json", "a/../a/x.png"]):
+    for arguments in (
+        ["a/x.png", "--save", "a"],
+        ["a/x.png", "--save", "a/x.png"],
+        ["a/x.png", "--json", "a/../a/x.png"],
+    ):
         status, _, err = run("detect", *arguments)
         assert status == 2
         assert "is one of the photos" in err
@@ -150,7 +165,7 @@ def test_jsonl_csv_and_coco_files(photos, run):
         status, out, _ = run(
             "detect", "a", "b/x.png", "--format", format, "--json", f"new/{format}"
         )
-        assert (status, out) == (0, "")
+        assert (status, out) == (0, f"6 faces in 3 photos: see new/{format}\n")
     assert sorted(os.listdir("new")) == ["coco", "csv", "json", "jsonl"]
     lines = [json.loads(line) for line in Path("new/jsonl").read_text().splitlines()]
     assert [len(line["faces"]) for line in lines] == [1, 2, 3]
@@ -162,6 +177,26 @@ def test_jsonl_csv_and_coco_files(photos, run):
     assert [face["id"] for face in coco["annotations"]] == [1, 2, 3, 4, 5, 6]
     assert [face["image_id"] for face in coco["annotations"]] == [1, 2, 2, 3, 3, 3]
     assert coco["categories"] == [{"id": 1, "name": "face"}]
+
+
+def test_a_video_is_sent_to_its_own_command(photos, run):
+    Path("film.MP4").write_bytes(b"\x00\x00\x00\x20ftypisom")
+    status, _, err = run("detect", "film.MP4", "gone.mp4")
+    assert status == 1
+    assert "faceresnet: film.MP4 is a video: see 'faceresnet video'\n" in err
+    assert "faceresnet: gone.mp4 does not exist\n" in err
+
+
+def test_the_suffix_of_a_file_says_its_layout(photos, run):
+    for name in ("a.csv", "a.JSONL", "a.json", "a.txt"):
+        _, out, _ = run("detect", "a/x.png", "broken.jpg", "--json", name)
+        assert out == f"1 face in 1 photo: see {name}\n"
+    assert Path("a.csv").read_text().startswith("image,x1,y1,x2,y2,score\n")
+    (line,) = Path("a.JSONL").read_text().splitlines()
+    assert json.loads(Path("a.json").read_text()) == [json.loads(line)]
+    assert Path("a.txt").read_text() == Path("a.json").read_text()
+    run("detect", "a/x.png", "--json", "b.csv", "--format", "json")
+    assert Path("b.csv").read_text() == Path("a.json").read_text()
 
 
 def test_csv_of_no_face_has_a_header(photos, run):

@@ -76,7 +76,7 @@ def test_unreadable_photos_are_listed_and_the_rest_is_done(photos, run):
     Path("a/x.jpg.xmp").write_text("<a")
     status, out, err = run("broken.jpg", "gone.jpg", "a/x.jpg", "a/b")
     assert status == 1
-    assert "3 faces in 1 photos, 1 sidecars written" in out
+    assert "3 faces in 1 photo, 1 sidecar written" in out
     assert all(
         name in err for name in ("broken.jpg", "gone.jpg", "a/x.jpg: its XMP cannot be read")
     )
@@ -90,7 +90,7 @@ def test_options(photos, run):
         *("b", "none.jpg", "notes.txt", "old.bmp", "old.xmp", "x.jpg", "x.xmp")
     ]
     _, out, _ = run("a/b/y.png", "--min-size", "40")
-    assert "0 faces in 1 photos, 0 sidecars written" in out
+    assert "0 faces in 1 photo, 0 sidecars written" in out
     assert not Path("a/b/y.png.xmp").exists()
 
 

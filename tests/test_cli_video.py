@@ -52,8 +52,8 @@ def test_a_film_lines_and_a_table(clip, run):
     for stage in ("decode", "detect", "encode", "total"):
         assert table[stage][1] == "24"
         assert float(table[stage][3]) > 0
-    assert "48 faces in 24 frames, 2 people" in out
-    assert "see b.mp4" in out
+    assert "48 faces in 24 frames, 2 tracks" in out
+    assert "see b.mp4, b.jsonl" in out
     assert len(records(Path("b.jsonl").read_text())) == 24
     assert streams(Path("b.mp4")).keys() == {"video", "audio"}
     assert hidden() == []
@@ -88,6 +88,21 @@ def test_truncated_videos(clip, run):
     status, _, err = run(truncate(clip, 0.6), "--save", "b.mp4")
     assert status == 1
     assert "broken frames of a.mp4 are lost" in err
+
+
+def test_without_a_film_there_is_no_encoder_to_time(clip, run):
+    _, out, err = run(clip)
+    assert "detect" in out
+    assert "encode" not in out
+    assert "--save" in err
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc, of Linux")
+def test_a_place_that_takes_no_file_is_refused_in_one_line(clip, run):
+    """It shows when the first packet is written, and here that is one of sound."""
+    status, _, err = run(clip, "--save", "/proc/b.mp4")
+    assert status == 2
+    assert err == "faceresnet: cannot write /proc/b.mp4: No such file or directory\n"
 
 
 @pytest.mark.parametrize(

@@ -280,6 +280,10 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing_behind(tmp_path, locate)
         with pytest.raises(ImageError, match=message):
             anonymise_photo(tmp_path / name, tmp_path / "out" / name, locate, Covering())
     picture.save(tmp_path / "film.gif", save_all=True, append_images=[picture.rotate(90)] * 9)
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "cut.png").write_bytes(content)
+    with pytest.raises(ImageError, match=r"cut\.png: cannot write "):
+        anonymise_photo(tmp_path / "cut.png", tmp_path / "file" / "o.png", locate, BOX)
     with pytest.raises(ImageError, match="pixels in all its frames, more than the limit of 20,000"):
         anonymise_photo(
             tmp_path / "film.gif", tmp_path / "out/f.gif", locate, Covering(), max_pixels=20_000

@@ -293,6 +293,7 @@ def test_recipes_survive_json(recipe, net) -> None:
     config = make_config(recipe, net, "torch", iterations=2000, seed=None)
     assert Config.from_json(config.to_json()) == config
     assert config.evaluate_every == 100
+    assert make_config(recipe, net, "numpy", iterations=20).evaluate_every == 100
 
 
 @pytest.mark.parametrize(

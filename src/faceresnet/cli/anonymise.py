@@ -13,8 +13,9 @@ import typer
 
 from faceresnet.cli.failures import end_with
 from faceresnet.cli.options import DETECTOR, Device, Engine, Model, Recursive, Threads, pixel_limit
-from faceresnet.cli.progress import progress
+from faceresnet.cli.progress import count, progress
 from faceresnet.cli.signals import sigterm_interrupts
+from faceresnet.cli.sources import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from faceresnet.apps.anonymise import Covering
@@ -23,11 +24,6 @@ if TYPE_CHECKING:
 
 VIDEO = "Video"
 
-#: Files that count as videos.
-VIDEO_SUFFIXES = frozenset(
-    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
-    | {".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
-)
 #: What nobody expects to be covered in a folder of photos.
 IGNORED_SUFFIXES = frozenset({".csv", ".ini", ".json", ".md", ".txt", ".xml", ".xmp"})
 
@@ -67,7 +63,7 @@ def anonymise(
         ),
     ] = 0.5,
     sound: Annotated[
-        bool, typer.Option("--sound/--no-sound", help="Keep it.", rich_help_panel=VIDEO)
+        bool, typer.Option("--sound/--no-sound", help="Keep the sound.", rich_help_panel=VIDEO)
     ] = True,
     model: Model = "faceresnet-n",
     threshold: Annotated[
@@ -125,7 +121,7 @@ def anonymise(
     if ignored:
         named = ", ".join(map(str, ignored[:5])) + (", …" if len(ignored) > 5 else "")
         print(
-            f"faceresnet: {len(ignored)} files are neither photo nor video and are not in the "
+            f"faceresnet: {count(len(ignored), 'file')}, neither photo nor video, left out of the "
             f"results: {named}",
             file=sys.stderr,
         )

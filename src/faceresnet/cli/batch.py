@@ -21,6 +21,7 @@ from faceresnet.cli.options import (
     parse_tile,
     pixel_limit,
 )
+from faceresnet.cli.progress import count
 from faceresnet.cli.signals import sigterm_interrupts
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def batch(
 
 
 def _report(summary: Summary, out: str) -> None:
-    photos = f"{summary.photos:,} photos"
+    photos, faces = count(summary.photos, "photo"), count(summary.faces, "face")
     errors = f"; {summary.errors:,} not read, their rows say why" if summary.errors else ""
     speed = (
         f"{summary.photos_now:,} looked at in {summary.seconds:,.0f} s, "
@@ -167,7 +168,7 @@ def _report(summary: Summary, out: str) -> None:
         if summary.photos_now
         else "nothing left to do"
     )
-    print(f"{photos}, {summary.faces:,} faces{errors}; {summary.parts:,} parts in {out} ({speed})")
+    print(f"{photos}, {faces}{errors}; {count(summary.parts, 'part')} in {out} ({speed})")
 
 
 class _Display:

@@ -24,7 +24,7 @@ from faceresnet.cli.options import (
     parse_tile,
     pixel_limit,
 )
-from faceresnet.cli.progress import progress
+from faceresnet.cli.progress import count, progress
 from faceresnet.errors import ModelError
 
 
@@ -45,7 +45,10 @@ def detect(
     max_pixels: MaxPixels = None,
     save: Annotated[
         Path | None,
-        typer.Option(help="Folder for copies with red boxes.", rich_help_panel=RESULTS),
+        typer.Option(
+            help="Folder for copies with red boxes; for one photo a file, too.",
+            rich_help_panel=RESULTS,
+        ),
     ] = None,
     json: Annotated[
         str | None,
@@ -63,7 +66,7 @@ def detect(
         str | None,
         typer.Option(
             help="json, jsonl, csv, coco, or yolo and wider, which fill a folder.",
-            show_default="json",
+            show_default="by the suffix of --json, else json",
             rich_help_panel=RESULTS,
         ),
     ] = None,
@@ -71,17 +74,18 @@ def detect(
 ) -> None:
     """Find the faces in photos.
 
-    Prints a table; --save draws, --json writes numbers. Photos that cannot be read are listed at
-    the end and make the exit status 1.
+    Prints a table, unless --json or --format asks for numbers; --save draws. Photos that cannot be
+    read are listed at the end and make the exit status 1.
     """
     from faceresnet import images
-    from faceresnet.cli.output import open_results, refuse_overwriting
+    from faceresnet.cli.output import open_results, place_pictures, refuse_overwriting
     from faceresnet.cli.sources import expand, read_ahead
     from faceresnet.detector import FaceDetector
 
     sources = expand(source, recursive=recursive)
     results = open_results(format, json, hint=save is None)
-    refuse_overwriting(sources, save, results)
+    pictures = place_pictures(sources, save)
+    refuse_overwriting(sources, pictures + results.targets(sources))
     detector = FaceDetector(
         model,
         threshold=threshold,
@@ -94,17 +98,22 @@ def detect(
         threads=threads,
     )
     failures = []
+    found = 0
     read = read_ahead(sources, pixel_limit(max_pixels))
     photos = progress("Detecting", len(sources))(read) if len(sources) > 1 else read
     with results:
-        for photo, image in photos:
+        for number, (photo, image) in enumerate(photos):
             if isinstance(image, Exception):
                 failures.append(image)
                 continue
             faces = detector(image)
+            found += len(faces)
             results.add(photo, faces)
-            if save:
-                images.write(faces.draw(image), save / photo.picture)
+            if pictures:
+                images.write(faces.draw(image), pictures[number])
+    if results.place is not None:
+        seen = count(len(sources) - len(failures), "photo")
+        print(f"{count(found, 'face')} in {seen}: see {results.place}")
     end_with(failures, len(sources), "not read")
 
 

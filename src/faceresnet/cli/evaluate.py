@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TRUTH = "What is to be found"
 
-data = typer.Typer(help="Get data sets.", no_args_is_help=True)
+data = typer.Typer(help="Get data sets, pack them, mend their labels.", no_args_is_help=True)
 
 
 def evaluate(
@@ -273,9 +273,13 @@ def _write_json(report: Report, destination: str, model: str | None) -> None:
         sys.stdout.write(text)
         return
     from faceresnet.atomic import replacing
+    from faceresnet.errors import DataError
 
-    with replacing(destination) as partial:
-        partial.write_text(text, encoding="utf-8")
+    try:
+        with replacing(destination) as partial:
+            partial.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {destination}: {error.strerror or error}") from error
 
 
 def _print(report: Report) -> None:

@@ -13,16 +13,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from faceresnet.cli.sources import Source
+from faceresnet.cli.sources import KEPT_SUFFIXES, Source
 from faceresnet.detections import Detections
+from faceresnet.errors import DataError
 
 #: Layouts of --format that make one file, and those that fill a folder.
 FILE_FORMATS = ("json", "jsonl", "csv", "coco")
 FOLDER_FORMATS = ("yolo", "wider")
+#: What a file's suffix says about its layout; every other suffix says nothing.
+FORMAT_BY_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
 class Results:
-    """Takes what was found in each photo; as a context manager it finishes or discards it."""
+    """Takes what was found in each photo; as a context manager it finishes or discards it.
+
+    Attributes:
+        place: the file or folder that it fills; None for standard output.
+    """
+
+    place: Path | None = None
 
     def targets(self, sources: Sequence[Source]) -> list[Path]:
         """Files that will be written for these photos."""
@@ -51,7 +60,8 @@ def open_results(format: str | None, destination: str | None, *, hint: bool = Fa
     """Choose the writer of a layout.
 
     Args:
-        format: one of `FILE_FORMATS` or `FOLDER_FORMATS`; by default json.
+        format: one of `FILE_FORMATS` or `FOLDER_FORMATS`; by default what the suffix of
+            `destination` says, else json.
         destination: file or folder, ``-`` for standard output. Without it and `format` the results
             are a table.
         hint: end the table by saying what else can be had.
@@ -71,6 +81,8 @@ def open_results(format: str | None, destination: str | None, *, hint: bool = Fa
             raise ValueError(f"--format {format} needs a folder, {destination} is a file")
         return _Folder(Path(destination), format)
     path = None if destination in (None, "-") else Path(destination)
+    if format is None and path is not None:
+        format = FORMAT_BY_SUFFIX.get(path.suffix.lower())
     if path is not None and path.is_dir():
         raise ValueError(f"--json needs a file or - for this format, {path} is a folder")
     if format in ("jsonl", "csv"):
@@ -78,19 +90,34 @@ def open_results(format: str | None, destination: str | None, *, hint: bool = Fa
     return _Document(path, format or "json")
 
 
-def refuse_overwriting(sources: Sequence[Source], save: Path | None, results: Results) -> None:
+def place_pictures(sources: Sequence[Source], save: Path | None) -> list[Path]:
+    """Where the pictures with boxes go: into a folder, or one photo's into a file.
+
+    Raises:
+        ValueError: `save` names a file, and there are several photos, or it is none of a picture.
+    """
+    if save is None:
+        return []
+    named_as_picture = save.suffix.lower() in KEPT_SUFFIXES and not save.is_dir()
+    if named_as_picture and len(sources) == 1:
+        return [save]
+    if named_as_picture:
+        raise ValueError(f"--save needs a folder for {len(sources)} photos, got {save}")
+    if save.exists() and not save.is_dir():
+        raise ValueError(f"--save needs a folder, {save} is a file")
+    return [save / source.picture for source in sources]
+
+
+def refuse_overwriting(sources: Sequence[Source], outputs: Sequence[Path]) -> None:
     """Make sure that no output would replace a photo.
 
     Raises:
         ValueError: it would.
     """
     inputs = {source.path.resolve() for source in sources if source.path}
-    outputs = [save / source.picture for source in sources] if save else []
-    for output in outputs + results.targets(sources):
+    for output in outputs:
         if output.resolve() in inputs:
             raise ValueError(f"{output} is one of the photos: choose another place for the results")
-    if save is not None and save.exists() and not save.is_dir():
-        raise ValueError(f"--save needs a folder, {save} is a file")
 
 
 class _Table(Results):
@@ -126,22 +153,30 @@ class _Table(Results):
             print("--save FOLDER draws the boxes, --json - prints them.", file=sys.stderr)
 
 
-class _Lines(Results):
-    """A line for each photo (jsonl) or face (csv), written as they come."""
+class _File(Results):
+    """A file, or standard output; opened at once, so that a wrong place is refused at once."""
 
     def __init__(self, path: Path | None, format: str) -> None:
-        self._path = path
+        self.place = path
         self._format = format
-        self._header = True
         self._partial: Path | None = None
         self._file: IO[str] = sys.stdout
 
     def targets(self, sources: Sequence[Source]) -> list[Path]:
-        return [self._path] if self._path else []
+        return [self.place] if self.place else []
 
     def __enter__(self) -> Self:
-        self._partial, self._file = _open(self._path)
+        self._partial, self._file = _open(self.place)
         return self
+
+    def close(self, *, whole: bool) -> None:
+        _close(self._file, self._partial, self.place, whole)
+
+
+class _Lines(_File):
+    """A line for each photo (jsonl) or face (csv), written as they come."""
+
+    _header = True
 
     def add(self, source: Source, faces: Detections) -> None:
         if self._format == "jsonl":
@@ -149,26 +184,22 @@ class _Lines(Results):
         else:
             self._file.write(faces.to_csv(source.name, header=self._header))
             self._header = False
-        if self._path is None:
+        if self.place is None:
             self._file.flush()
 
     def close(self, *, whole: bool) -> None:
         if self._format == "csv" and self._header:
             self._file.write(Detections.empty((1, 1)).to_csv())
-        _close(self._file, self._partial, self._path, whole)
+        super().close(whole=whole)
 
 
-class _Document(Results):
+class _Document(_File):
     """One JSON value for all photos: a list, or COCO's images, annotations and categories."""
 
     def __init__(self, path: Path | None, format: str) -> None:
-        self._path = path
-        self._format = format
+        super().__init__(path, format)
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
-
-    def targets(self, sources: Sequence[Source]) -> list[Path]:
-        return [self._path] if self._path else []
 
     def add(self, source: Source, faces: Detections) -> None:
         if self._format == "json":
@@ -182,8 +213,11 @@ class _Document(Results):
         self._annotations += faces.to_coco(image_id, first_id=len(self._annotations) + 1)
 
     def close(self, *, whole: bool) -> None:
-        if not whole:
-            return
+        if whole:
+            self._file.write(self._text())
+        super().close(whole=whole)
+
+    def _text(self) -> str:
         photos = ",\n".join(json.dumps(photo, ensure_ascii=False) for photo in self._images)
         text = f"[\n{photos}\n]\n"
         if self._format == "coco":
@@ -193,16 +227,14 @@ class _Document(Results):
                 "categories": [{"id": 1, "name": "face"}],
             }
             text = json.dumps(coco, ensure_ascii=False) + "\n"
-        partial, file = _open(self._path)
-        file.write(text)
-        _close(file, partial, self._path, whole)
+        return text
 
 
 class _Folder(Results):
     """A text file for each photo, in folders as the photos are."""
 
     def __init__(self, folder: Path, format: str) -> None:
-        self._folder = folder
+        self.place = self._folder = folder
         self._format = format
 
     def targets(self, sources: Sequence[Source]) -> list[Path]:
@@ -220,12 +252,19 @@ class _Folder(Results):
 
 
 def _open(path: Path | None) -> tuple[Path | None, IO[str]]:
-    """A temporary file beside the target, or standard output."""
+    """A temporary file beside the target, or standard output.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
     if path is None:
         return None, sys.stdout
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    return partial, partial.open("w", encoding="utf-8", newline="")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return partial, partial.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _close(file: IO[str], partial: Path | None, path: Path | None, whole: bool) -> None:

@@ -1,4 +1,4 @@
-"""The one progress bar of the commands."""
+"""What the commands say about how far they are: the one progress bar, and numbers of things."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def progress(title: str, total: int) -> Callable[[Iterable[T]], Iterable[T]]:
     return lambda items: track(
         items, title, total, console=console, transient=True, disable=not console.is_terminal
     )
+
+
+def count(number: int, thing: str) -> str:
+    """So many things: 1 face, 2 faces."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -19,6 +19,11 @@ from faceresnet.errors import ImageError
 
 #: Suffixes kept for pictures with boxes; other formats become .png.
 KEPT_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp"])
+#: Files that count as videos.
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
+    | {".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
+)
 STDIN = "-"
 #: Largest download, and longest silence of a server.
 URL_BYTES = 100_000_000
@@ -53,7 +58,12 @@ class Source:
             ImageError: it cannot be read.
         """
         if self.path is not None:
-            return images.read(self.path, max_pixels=max_pixels)
+            try:
+                return images.read(self.path, max_pixels=max_pixels)
+            except ImageError as error:
+                if self.path.suffix.lower() not in VIDEO_SUFFIXES or not self.path.is_file():
+                    raise
+                raise ImageError(f"{self.path} is a video: see 'faceresnet video'") from error
         content = sys.stdin.buffer.read() if self.name == "stdin" else _download(self.name)
         try:
             return images.read(content, max_pixels=max_pixels)

@@ -8,7 +8,7 @@ import typer
 
 from faceresnet.cli.failures import end_with
 from faceresnet.cli.options import Engine, MaxSide, Model, Recursive, Threads, Threshold
-from faceresnet.cli.progress import progress
+from faceresnet.cli.progress import count, progress
 
 
 def tag(
@@ -67,7 +67,7 @@ def tag(
     detector = FaceDetector(
         model, threshold=threshold, max_side=max_side, engine=engine, threads=threads
     )
-    report = _Report("photos" if embed else "sidecars")
+    report = _Report("photo" if embed else "sidecar")
     failures: list[Exception] = []
     read = read_ahead(sources, images.MAX_PIXELS)
     photos = progress("Tagging", len(sources))(read) if len(sources) > 1 else read
@@ -88,7 +88,7 @@ def tag(
 class _Report:
     """A row for each photo, and what it comes to."""
 
-    def __init__(self, files: str) -> None:
+    def __init__(self, file: str) -> None:
         from rich.table import Table
 
         self._table = Table(box=None, header_style="bold", pad_edge=False)
@@ -96,7 +96,7 @@ class _Report:
         for column in ("faces", "known before", "named"):
             self._table.add_column(column, justify="right", no_wrap=True)
         self._table.add_column("regions", no_wrap=True)
-        self._files = files
+        self._file = file
         self._faces = self._written = 0
 
     def add(self, name: str, tagged: object) -> None:
@@ -118,6 +118,6 @@ class _Report:
             return
         Console().print(self._table)
         print(
-            f"{self._faces} faces in {self._table.row_count} photos, {self._written} "
-            f"{self._files} written"
+            f"{count(self._faces, 'face')} in {count(self._table.row_count, 'photo')}, "
+            f"{count(self._written, self._file)} written"
         )

@@ -21,7 +21,7 @@ from faceresnet.cli.options import (
     Tile,
     parse_tile,
 )
-from faceresnet.cli.progress import progress
+from faceresnet.cli.progress import count, progress
 from faceresnet.cli.signals import signals_stop
 
 if TYPE_CHECKING:
@@ -57,7 +57,11 @@ def video(
         bool, typer.Option("--show", help="Open a window; q ends.", rich_help_panel=RESULTS)
     ] = False,
     track: Annotated[
-        bool, typer.Option("--track", help="Give each person an id over the frames.")
+        bool,
+        typer.Option(
+            "--track",
+            help="Give each face an id over the frames; one that comes back later gets a new one.",
+        ),
     ] = False,
     every: Annotated[
         int,
@@ -177,6 +181,8 @@ def _print_report(
     for column in ("frames", "seconds at work", "frames/s"):
         table.add_column(column, justify="right")
     for stage, (frames, busy_s) in report.stages.items():
+        if stage == "encode" and save is None:
+            continue
         rate = f"{frames / busy_s:.1f}" if busy_s > 0 else ""
         table.add_row(stage, str(frames), f"{busy_s:.2f}", rate)
     wall_s = max(report.wall_s, 1e-9)
@@ -185,10 +191,12 @@ def _print_report(
     )
     console = Console(stderr=json == "-")
     console.print(table)
-    tracked = f", {report.tracks} people" if report.tracks else ""
-    print(f"{report.faces} faces in {report.frames} frames{tracked}", file=console.file)
-    if save is not None:
-        print(f"see {save}", file=console.file)
+    tracked = f", {count(report.tracks, 'track')}" if report.tracks else ""
+    found = f"{count(report.faces, 'face')} in {count(report.frames, 'frame')}{tracked}"
+    print(found, file=console.file)
+    written = [str(path) for path in (save, json) if path not in (None, "-")]
+    if written:
+        print(f"see {', '.join(written)}", file=console.file)
     notes = []
     if report.lost:
         notes.append(f"{report.lost} broken frames of {video.name} are lost")

@@ -170,7 +170,8 @@ def watch(
             stop=stop,
         )
         if watching.metrics_port is not None:
-            terminal.note(f"metrics at port {watching.metrics_port}")
+            host = (metrics or "").rpartition(":")[0] or "127.0.0.1"
+            terminal.note(f"metrics at http://{host}:{watching.metrics_port}/metrics")
         with terminal:
             watching.run()
     for name, error in watching.failed.items():

@@ -59,7 +59,7 @@ class Terminal:
         from faceresnet.apps.watch.events import CAMERA_DOWN, CAMERA_UP
 
         if event.kind in (CAMERA_UP, CAMERA_DOWN):
-            state = "up" if event.kind == CAMERA_UP else f"down: {event.reason}"
+            state = "up" if event.kind == CAMERA_UP else f"down: {event.reason}; trying again"
             self.note(f"{event.camera} is {state}")
         elif self._events:
             with self._lock:

@@ -151,8 +151,9 @@ RECIPES: dict[str, dict[str, dict[str, float | str]]] = {
 }
 #: Iterations unless told: the paper's by hand, and the paper's in PyTorch.
 ITERATIONS = {"numpy": 5_000, "torch": 100_000}
-#: How many measurements a run makes unless told.
-MEASUREMENTS = 20
+#: How many measurements a run makes unless told, and the least iterations between two: by hand, a
+#: measurement takes the time of a hundred.
+MEASUREMENTS, LEAST_BETWEEN = 20, 100
 
 
 def make_config(recipe: str, net: str, engine: str, **changes: object) -> Config:
@@ -173,7 +174,7 @@ def make_config(recipe: str, net: str, engine: str, **changes: object) -> Config
     settings |= RECIPES[recipe].get(net, {})
     settings |= {name: value for name, value in changes.items() if value is not None}
     if "evaluate_every" not in settings and isinstance(settings["iterations"], int):
-        settings["evaluate_every"] = max(1, settings["iterations"] // MEASUREMENTS)
+        settings["evaluate_every"] = max(LEAST_BETWEEN, settings["iterations"] // MEASUREMENTS)
     unknown = set(settings) - {field.name for field in dataclasses.fields(Config)}
     if unknown:
         raise ValueError(f"no such setting: {', '.join(sorted(unknown))}")

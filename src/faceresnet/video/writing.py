@@ -182,10 +182,10 @@ class VideoWriter:
         picture.time_base = self._base
         try:
             self._container.mux(self._stream.encode(picture))
+            self.frames += 1
+            self._write_sound(until_s=frame.time_s)
         except (av.FFmpegError, OSError) as error:
             raise self._failed(error) from error
-        self.frames += 1
-        self._write_sound(until_s=frame.time_s)
 
     def _write_sound(self, until_s: float | None) -> None:
         """Take the reader's sound, all or up to a time."""

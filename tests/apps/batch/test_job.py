@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import fsspec
 import pyarrow as pa
@@ -8,9 +9,9 @@ import pytest
 
 from apps.batch.photos import faces_by_name, make_photo, make_photos
 from faceresnet.apps import batch
-from faceresnet.apps.batch import BatchOptions, local, read_rows
+from faceresnet.apps.batch import BatchOptions, job, local, read_rows
 from faceresnet.apps.batch.storage import open_storage
-from faceresnet.errors import DataError, EngineError
+from faceresnet.errors import DataError, EngineError, MissingExtraError
 
 EXPECTED = [(f"{number:04d}.png", number % 4) for number in range(10)]
 
@@ -117,7 +118,7 @@ def change_list(photos):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"threshold": 0.9}, "begun with threshold None, not 0.9"),
+        ({"threshold": 0.9}, "begun with threshold unset, not 0.9"),
         ({"format": "jsonl"}, "begun with format parquet, not jsonl"),
         ({"model": "faceresnet-n"}, "begun with model sha256"),
         ({"source": "photos"}, "holds a job for .*list.txt, not .*photos"),
@@ -241,6 +242,15 @@ def test_wrong_options(arguments, message):
 def test_wrong_arguments(photos, options, arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         batch.run("photos", "out", options, **arguments)
+
+
+def test_a_missing_ray_is_said_before_anything_is_listed(photos, options, monkeypatch):
+    monkeypatch.setattr(job, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"faceresnet\[ray\]"):
+        batch.run("photos", "out", options, engine="ray")
+    with pytest.raises(ValueError, match="engine must be one of local, ray"):
+        batch.run("photos", "out", options, engine="spark")
+    assert not Path("out").exists()
 
 
 def test_json_lines_say_what_the_schema_says(photos, blob_model):

@@ -79,7 +79,7 @@ def anonymise_photo(
         max_pixels: refuse photos of more pixels, all frames together; None takes any size.
 
     Raises:
-        ImageError: it cannot be read, or nothing can write its format.
+        ImageError: it cannot be read, nothing can write its format, or `target` cannot be written.
         ValueError: `target` is the photo.
     """
     if target.exists() and target.samefile(source):
@@ -94,8 +94,11 @@ def anonymise_photo(
                 )
             pictures, result = _cover_all(photo, locate, covering)
             options = _options(photo, pictures, lossless=b"VP8L" in content[:4096])
-            with replacing(target) as partial:
-                pictures[0].save(partial, **options)
+            try:
+                with replacing(target) as partial:
+                    pictures[0].save(partial, **options)
+            except OSError as error:
+                raise ImageError(f"cannot write {target}: {error.strerror or error}") from error
     except ImageError as error:
         raise ImageError(f"{source}: {error}") from error
     except OSError as error:

@@ -14,7 +14,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from faceresnet.apps.batch.job import ENGINES, TIMEOUT_S, Job, Summary, open_job, read_rows
+from faceresnet.apps.batch.job import (
+    ENGINES,
+    TIMEOUT_S,
+    Job,
+    Summary,
+    open_job,
+    read_rows,
+    require_engine,
+)
 from faceresnet.apps.batch.options import FORMATS, BatchOptions
 from faceresnet.apps.batch.storage import open_storage
 
@@ -60,6 +68,7 @@ def run(
         EngineError: the engine or Ray cannot start.
         MissingExtraError: something that is needed is not installed.
     """
+    require_engine(engine)
     storage = open_storage(out)
     with storage.lock():
         job = open_job(source, storage, options or BatchOptions(), on_listed)

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from itertools import islice
 from typing import Any
 
@@ -38,7 +39,8 @@ from faceresnet.apps.batch.options import BatchOptions, Plan, model_identity
 from faceresnet.apps.batch.rows import Counts, count_part, decode, require_pyarrow
 from faceresnet.apps.batch.shards import Part, Shard
 from faceresnet.apps.batch.storage import Storage, open_storage
-from faceresnet.errors import DataError
+from faceresnet.engine import ENGINES as RUNTIMES
+from faceresnet.errors import DataError, MissingExtraError
 from faceresnet.processors import cores
 from faceresnet.weights import locate, shipped
 
@@ -129,9 +131,9 @@ class Job:
             ValueError: an argument is out of its range.
             EngineError: workers cannot start.
             DataError: the results cannot be written, or the job's files are broken.
+            MissingExtraError: Ray is not installed.
         """
-        if engine not in ENGINES:
-            raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got '{engine}'")
+        require_engine(engine)
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         if timeout_s <= 0:
@@ -317,9 +319,28 @@ def _compare(facts: dict[str, Any], asked: dict[str, Any]) -> None:
             if name == "model":
                 before, value = f"sha256 {before[:12]}", f"sha256 {value[:12]}"
             raise DataError(
-                f"the folder's job was begun with {name} {before}, not {value}: "
+                f"the folder's job was begun with {name} {_said(before)}, not {_said(value)}: "
                 "give the same, or choose another folder"
             )
+
+
+def require_engine(engine: str) -> None:
+    """Make sure, before photos are listed, that somebody can do the work.
+
+    Raises:
+        ValueError: there is no such engine.
+        MissingExtraError: Ray is not installed.
+    """
+    if engine not in ENGINES:
+        hint = " (the network's is --runtime)" if engine in RUNTIMES else ""
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got '{engine}'{hint}")
+    if engine == "ray" and find_spec("ray") is None:
+        raise MissingExtraError("faceresnet batch --engine ray", "ray")
+
+
+def _said(value: object) -> object:
+    """An option's value for people."""
+    return "unset" if value is None else value
 
 
 def read_parts(storage: Storage) -> Iterator[dict[str, Any]]:
