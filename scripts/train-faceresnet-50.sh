@@ -24,7 +24,7 @@ shift 2
 here=$(cd "$(dirname "$0")" && pwd)
 corrections=${CORRECTIONS-$here/faceresnet-n-corrections.csv.gz}
 limit_s=${TIME_LIMIT_S:-540}
-run=$out/run pieces=$out/pieces weights=$out/weights.safetensors
+run=$out/run pieces=$out/pieces weights=$out/run/weights.safetensors
 faceresnet=(faceresnet)
 if ! command -v faceresnet >/dev/null; then
   export PYTHONPATH=$here/../src${PYTHONPATH:+:$PYTHONPATH}
@@ -46,14 +46,14 @@ with open(f"{sys.argv[1]}/recipe.json") as file:
 END
 }
 
-# hand_over FILE ...: writes OUT/pieces anew, from these files and what the run says of itself.
+# hand_over [FILE ...]: writes OUT/pieces anew, from what is to be kept of the run, and these files.
 hand_over() {
   rm -rf "$pieces.new"
   mkdir "$pieces.new"
+  tar -C "$run" -c weights.safetensors recipe.json metrics.jsonl iteration |
+    split -b 15M -d - "$pieces.new/run.tar."
   for file; do split -b 15M -d "$file" "$pieces.new/$(basename "$file")."; done
-  for file in recipe.json metrics.jsonl iteration done; do
-    [ ! -e "$run/$file" ] || cp "$run/$file" "$pieces.new"
-  done
+  [ ! -e "$run/done" ] || touch "$pieces.new/done"
   (cd "$pieces.new" && sha256sum -- * >SHA256SUMS)
   rm -rf "$pieces"
   mv "$pieces.new" "$pieces"
@@ -65,10 +65,8 @@ if [ -e "$run/checkpoints/last.ckpt" ]; then
   how=(--resume)
 elif [ -e "$pieces/SHA256SUMS" ]; then
   (cd "$pieces" && sha256sum --quiet --check SHA256SUMS)
-  cat "$pieces"/weights.safetensors.?? >"$weights"
-  for file in recipe.json metrics.jsonl iteration done; do
-    [ ! -e "$pieces/$file" ] || cp "$pieces/$file" "$run"
-  done
+  cat "$pieces"/run.tar.?? | tar -C "$run" -x
+  [ ! -e "$pieces/done" ] || touch "$run/done"
   how=(--init "$weights" --set "schedule.start=$(cat "$run/iteration")")
 fi
 
@@ -80,7 +78,7 @@ if [ ! -e "$run/done" ]; then
   fi
   status=0
   timeout -s TERM -k 20 "$((limit_s - SECONDS))" "${faceresnet[@]}" train --recipe faceresnet-50 \
-    --data "$labels" --out "$run" "${machine[@]}" "${how[@]}" "$@" || status=$?
+    --data "$labels" --out "$run" "${machine[@]}" "$@" "${how[@]}" || status=$?
   case $status in
     0) touch "$run/done" ;;
     124 | 137) echo "stopped after $limit_s s: the same command goes on" >&2 ;;
@@ -92,7 +90,7 @@ if [ ! -e "$run/done" ]; then
   fi
   iteration >"$run/iteration"
   "${faceresnet[@]}" export "$run" --checkpoint last --out "$weights" --fp16
-  hand_over "$weights"
+  hand_over
   echo "$pieces: iteration $(cat "$run/iteration")"
 fi
 
@@ -103,5 +101,5 @@ if [ -e "$run/done" ] && [ -e "$data/wider_face_split/wider_face_val_bbx_gt.txt"
     [ -e "$model" ] || "${faceresnet[@]}" export "$run" --checkpoint "$weights" --out "$model" \
       "--$precision" --data "$data" --name faceresnet-50
   done
-  hand_over "$weights" "$out"/faceresnet-50*.onnx
+  hand_over "$out"/faceresnet-50*.onnx
 fi

@@ -52,7 +52,7 @@ def run(*arguments, corrections="", bin_first="", checkpoint=""):
 
 
 def iterations(out):
-    lines = (out / "pieces" / "metrics.jsonl").read_text().splitlines()
+    lines = (out / "run" / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["iteration"] for line in lines]
 
 
@@ -71,7 +71,7 @@ def test_calls_that_are_cut_off_on_two_machines_end_in_the_models(data, tmp_path
     assert cut.returncode == 0, cut.stderr
     assert "the same command goes on" in cut.stderr
     assert not (here / "pieces" / "done").exists()
-    reached = int((here / "pieces" / "iteration").read_text())
+    reached = int((here / "run" / "iteration").read_text())
     assert 0 < reached <= iterations(here)[-1]
     shutil.copytree(here / "pieces", there / "pieces")
 
@@ -101,11 +101,11 @@ def test_calls_that_are_cut_off_on_two_machines_end_in_the_models(data, tmp_path
 def test_broken_pieces_are_refused(data, tmp_path):
     pieces = tmp_path / "pieces"
     pieces.mkdir()
-    (pieces / "weights.safetensors.00").write_bytes(b"half of it")
-    (pieces / "SHA256SUMS").write_text(f"{'0' * 64}  weights.safetensors.00\n")
+    (pieces / "run.tar.00").write_bytes(b"half of it")
+    (pieces / "SHA256SUMS").write_text(f"{'0' * 64}  run.tar.00\n")
     done = run(data, tmp_path, *SETTINGS, *HERE)
     assert done.returncode != 0
-    assert "weights.safetensors.00: FAILED" in done.stdout + done.stderr
+    assert "run.tar.00: FAILED" in done.stdout + done.stderr
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
