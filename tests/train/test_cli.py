@@ -179,8 +179,13 @@ def test_int8_prints_the_ap_before_and_after(capsys, data, trained, tmp_path):
     ("arguments", "says"),
     [
         (["{run}", "--out", "x.pt"], "must end in .onnx"),
-        (["{run}", "--out", "{tmp}/x.onnx", "--checkpoint", "first"], "must be best or last"),
+        (
+            ["{run}", "--out", "{tmp}/x.onnx", "--checkpoint", "first"],
+            "be best, last or a file",
+        ),
         (["{run}", "--out", "{tmp}/x.onnx", "--int8"], "--int8 needs --data"),
+        (["{run}", "--out", "{tmp}/x.onnx", "--int8", "--fp16", "--data", "."], "export twice"),
+        (["{run}", "--out", "{tmp}/x.safetensors", "--int8", "--data", "."], "without --int8"),
         (["{tmp}", "--out", "{tmp}/x.onnx"], "is not a run folder"),
         (["{run}", "--out", "{tmp}/x.onnx", "--data", "{tmp}/none"], "there is no"),
     ],

@@ -371,12 +371,31 @@ def test_the_rate_warms_up_and_falls_as_a_cosine():
 def test_the_average_forgets_its_start():
     average, truth = torch.tensor([1000.0]), torch.tensor([1.0])
     for updates in range(1, 200):
-        average = loop.moving_average(0.99, average, truth, torch.tensor(updates))
+        loop.moving_average(0.99, [average], [truth], torch.tensor(updates))
     assert (average - truth).abs() < 1
-    steady = loop.moving_average(
-        0.99, torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor(10**6)
-    )
+    steady = torch.tensor([0.0])
+    loop.moving_average(0.99, [steady], [truth], torch.tensor(10**6))
     assert steady.item() == pytest.approx(0.01)
+    seen = torch.tensor(3)
+    loop.moving_average(0.99, [seen], [torch.tensor(8)], torch.tensor(10**6))
+    assert seen == 8
+
+
+def test_a_run_that_starts_late_warms_up_to_where_the_rate_is():
+    schedule = small_recipe(iterations=100, warmup=10).schedule
+    late = replace(schedule, start=55)
+    assert rate_factor(late, 55) == pytest.approx(0.05)
+    assert [rate_factor(late, i) for i in range(65, 101)] == [
+        rate_factor(schedule, i) for i in range(65, 101)
+    ]
+    with pytest.raises(ValueError, match=r"start must lie in 0\.\.99, got 100"):
+        replace(schedule, start=100)
+
+
+def test_a_run_that_starts_late_makes_the_batches_that_are_left(data, straight, tmp_path):
+    late = small_recipe(start=3, epoch=2)
+    run(late, data, tmp_path / "run", init=straight / "checkpoints/last.ckpt", blind=True)
+    assert [line["iteration"] for line in journal(tmp_path / "run")] == [5, 6]
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
@@ -426,7 +445,7 @@ def test_the_loss_of_the_papers_recipe_falls(tmp_path):
     for _ in range(5):
         logits, deltas = module.model(images)
         anchors = module.anchors((256, 256))
-        targets = module.targets(anchors, faces, 2, (256, 256))
+        targets = loop.assign(recipe, anchors, faces, 2, (256, 256))
         loss = loop.detection_loss(
             logits, deltas, anchors, targets, recipe.network.delta_scales, recipe.loss
         )
@@ -441,14 +460,14 @@ def test_the_loss_of_the_papers_recipe_falls(tmp_path):
 
 def test_the_recipe_decides_how_anchors_are_assigned(data, tmp_path):
     loss = Loss(assigner="iou", positive_iou=0.6, negative_iou=0.3, best_anchor=False)
-    module = loop.Training(small_recipe(loss=loss), tmp_path)
+    recipe = small_recipe(loss=loss)
     _, faces = make_batch(PhotoSet(read_split(data, "train")), PLAIN, 2, (0,))
-    anchors = module.anchors((96, 96))
-    ours = module.targets(anchors, faces, 2, (96, 96))
+    anchors = loop.Training(recipe, tmp_path).anchors((96, 96))
+    ours = loop.assign(recipe, anchors, faces, 2, (96, 96))
     theirs = assign_by_iou(anchors, faces, 2, 0.6, 0.3, False)
     assert torch.equal(ours.positive, theirs.positive)
     assert torch.equal(ours.ignored, theirs.ignored)
-    adaptive = loop.Training(small_recipe(), tmp_path).targets(anchors, faces, 2, (96, 96))
+    adaptive = loop.assign(small_recipe(), anchors, faces, 2, (96, 96))
     assert not torch.equal(adaptive.positive, theirs.positive)
 
 

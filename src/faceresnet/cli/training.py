@@ -126,8 +126,17 @@ def train(
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    out: Annotated[Path, typer.Option(help="Model file to write.", metavar="FILE.onnx")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Model file to write; as .safetensors only the weights.",
+            metavar="FILE.onnx|FILE.safetensors",
+        ),
+    ],
     data: DataOption = None,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="Store the weights in half the size.")
+    ] = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="Quantise; needs --data for calibration and AP.")
     ] = False,
@@ -137,7 +146,12 @@ def export(
     licence: Annotated[
         str, typer.Option(help="What the training data allows; kept in the file.")
     ] = "",
-    checkpoint: Annotated[str, typer.Option(help="best (by validation AP) or last.")] = "best",
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            help="best (by validation AP), last, or a file of weights.", metavar="best|last|FILE"
+        ),
+    ] = "best",
     weights: Annotated[
         Path | None,
         typer.Option(help="Also write the weights, to fine-tune from.", metavar="FILE.safetensors"),
@@ -149,24 +163,36 @@ def export(
     default threshold becomes the one with the best F1 there.
     """
     require("torch", "lightning", "onnx")
-    if checkpoint not in ("best", "last"):
-        raise ValueError(f"--checkpoint must be best or last, got {checkpoint!r}")
+    given = checkpoint if checkpoint in ("best", "last") else Path(checkpoint)
+    if isinstance(given, Path) and not given.is_file():
+        raise ValueError(f"--checkpoint must be best, last or a file, got {checkpoint!r}")
+    if fp16 and int8:
+        raise ValueError("--fp16 and --int8 exclude each other: export twice")
     if int8 and data is None:
         raise ValueError("--int8 needs --data: real photos to calibrate with")
-    if out.suffix != ".onnx":
-        raise ValueError(f"--out must end in .onnx, got {out}")
+    if out.suffix not in (".onnx", ".safetensors") or (int8 and out.suffix != ".onnx"):
+        raise ValueError(f"--out must end in .onnx, or in .safetensors without --int8, got {out}")
     import tempfile
 
     from faceresnet.train import export as exporting
     from faceresnet.train.runs import make_spec
 
-    recipe, model = exporting.load_run(run, checkpoint)
+    recipe, model = exporting.load_run(run, given)
+    if out.suffix == ".safetensors":
+        exporting.save_weights(model, out, half=fp16)
+        typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {'fp16' if fp16 else 'fp32'}")
+        return
     spec = make_spec(recipe, name=name or out.stem, licence=licence)
     validation = [] if data is None else read(data, "val", None)
     with tempfile.TemporaryDirectory() as temporary:
         fp32 = Path(temporary) / "fp32.onnx"
         exporting.export(model, spec, fp32)
-        finished, spec = fp32, measured(fp32, spec, validation)
+        finished = fp32
+        if fp16:
+            spec = spec.replace(precision="fp16")
+            finished = Path(temporary) / "fp16.onnx"
+            exporting.halve(fp32, finished, spec)
+        spec = measured(finished, spec, validation)
         if int8:
             assert data is not None
             spec = spec.replace(precision="int8")

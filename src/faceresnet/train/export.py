@@ -33,19 +33,23 @@ TOLERANCE = 2e-3
 CHECKED_SHAPES = ((1, 64, 64), (2, 96, 160), (1, 480, 640))
 
 
-def load_run(folder: Path, checkpoint: str = "best") -> tuple[Recipe, FaceResNet]:
+def load_run(folder: Path, checkpoint: str | Path = "best") -> tuple[Recipe, FaceResNet]:
     """The recipe and the trained network of a run, ready for inference.
 
     Args:
         folder: the run folder.
-        checkpoint: ``best`` by validation AP (``last`` where there is none) or ``last``.
+        checkpoint: ``best`` by validation AP (``last`` where there is none), ``last``, or a file of
+            the same network's weights (`load_weights`).
 
     Raises:
         TrainingError: the folder is no run, or has no checkpoint yet.
     """
     recipe = read_recipe(folder)
-    file = folder / (BEST if checkpoint == "best" else LAST)
-    if not file.exists():
+    if isinstance(checkpoint, Path):
+        file = checkpoint
+    else:
+        file = folder / (BEST if checkpoint == "best" else LAST)
+    if not isinstance(checkpoint, Path) and not file.exists():
         file = folder / LAST
     if not file.exists():
         raise TrainingError(f"{folder} has no checkpoint yet: train on, then export")
@@ -54,9 +58,15 @@ def load_run(folder: Path, checkpoint: str = "best") -> tuple[Recipe, FaceResNet
     return recipe, model.eval()
 
 
-def save_weights(model: FaceResNet, file: Path) -> None:
-    """Write the weights as .safetensors, to start other trainings from."""
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+def save_weights(model: FaceResNet, file: Path, *, half: bool = False) -> None:
+    """Write the weights as .safetensors, to start other trainings from.
+
+    With `half` convolutions are in float16; normalisations and biases, which need its range, not.
+    """
+    state = {
+        name: (value.half() if half and value.ndim > 1 else value).contiguous()
+        for name, value in model.state_dict().items()
+    }
     with replacing(file) as partial:
         save_file(state, partial)
 
@@ -120,6 +130,30 @@ def write_onnx(
 def rewrite(file: Path, spec: ModelSpec, out: Path) -> None:
     """Copy a model file, with another specification."""
     write_onnx(onnx.load(file), spec, out)
+
+
+def halve(file: Path, out: Path, spec: ModelSpec) -> None:
+    """Write a copy of a fp32 model of half the size: float16 weights, fp32 arithmetic.
+
+    Each weight is cast back where it is used, which engines do once, when they load the file.
+    """
+    from onnx import numpy_helper
+
+    proto = onnx.load(file)
+    casts = []
+    for weight in proto.graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if values.dtype != np.float32 or values.ndim < 2:
+            continue
+        name = weight.name
+        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_fp16"))
+        casts.append(
+            onnx.helper.make_node("Cast", [weight.name], [name], to=onnx.TensorProto.FLOAT)
+        )
+    nodes = [*casts, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    write_onnx(proto, spec, out)
 
 
 def check(file: Path, model: FaceResNet) -> float:

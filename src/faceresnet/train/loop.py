@@ -56,26 +56,47 @@ from faceresnet.train.targets import Faces, Targets, assign_adaptively, assign_b
 from faceresnet.train.validation import TorchDetector
 from faceresnet.widerface import Photo
 
+#: Images (N, S, S, 3) uint8, their faces, and what the loss asks of each anchor.
+Batch = tuple[Tensor, Faces, Targets]
 
-class Batches(Dataset[tuple[Tensor, Faces]]):
-    """The batches of one epoch, each made when it is asked for."""
+
+class Batches(Dataset[Batch]):
+    """The batches of one epoch, each made when it is asked for.
+
+    The targets come with them: assigning them takes hundreds of small steps, for which a GPU would
+    wait at each iteration, and which processes that make batches do beside it.
+    """
 
     def __init__(
         self, photos: PhotoSet, recipe: Recipe, first: int, count: int, rank: int = 0
     ) -> None:
         self.photos, self.recipe = photos, recipe
         self.first, self.count, self.rank = first, count, rank
+        self._anchors: dict[tuple[int, int], Tensor] = {}
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Faces]:
-        """Batch `index` of the epoch: images (N, S, S, 3) uint8 and their faces."""
+    def __getitem__(self, index: int) -> Batch:
+        """Batch `index` of the epoch."""
         if not 0 <= index < self.count:
             raise IndexError(index)
         seed = (self.recipe.seed, self.rank, self.first + index)
         batch = self.recipe.schedule.batch
-        return make_batch(self.photos, self.recipe.augmentation, batch, seed)
+        images_, faces = make_batch(self.photos, self.recipe.augmentation, batch, seed)
+        size = (images_.shape[1], images_.shape[2])
+        if size not in self._anchors:
+            made = make_anchors(self.recipe.network.levels, size)
+            self._anchors[size] = torch.tensor(made, device=images_.device)
+        return images_, faces, assign(self.recipe, self._anchors[size], faces, len(images_), size)
+
+
+def assign(recipe: Recipe, anchors: Tensor, faces: Faces, n: int, size: tuple[int, int]) -> Targets:
+    """The recipe's assignment of anchors (R, 4) to the faces of `n` images of `size` (h, w) px."""
+    loss = recipe.loss
+    if loss.assigner == "adaptive":
+        return assign_adaptively(anchors, faces, n, recipe.network.levels, size)
+    return assign_by_iou(anchors, faces, n, loss.positive_iou, loss.negative_iou, loss.best_anchor)
 
 
 class Training(lightning.LightningModule):
@@ -102,23 +123,13 @@ class Training(lightning.LightningModule):
                 moved = _relocate(state, str(state["dirpath"]), here)
                 state.update(moved)
 
-    def targets(self, anchors: Tensor, faces: Faces, n: int, size: tuple[int, int]) -> Targets:
-        """The recipe's assignment of anchors to faces."""
-        loss = self.recipe.loss
-        if loss.assigner == "adaptive":
-            return assign_adaptively(anchors, faces, n, self.recipe.network.levels, size)
-        return assign_by_iou(
-            anchors, faces, n, loss.positive_iou, loss.negative_iou, loss.best_anchor
-        )
-
-    def training_step(self, batch: tuple[Tensor, Faces], index: int) -> Tensor:
+    def training_step(self, batch: Batch, index: int) -> Tensor:
         """The loss of one batch (equation 61)."""
-        images_, faces = batch
+        images_, _, targets = batch
         size = (images_.shape[1], images_.shape[2])
         anchors = self.anchors(size)
         logits, deltas = self.model(images_)
         with torch.autocast(self.device.type, enabled=False):
-            targets = self.targets(anchors, faces, len(images_), size)
             scales = self.recipe.network.delta_scales
             terms = detection_loss(logits, deltas, anchors, targets, scales, self.recipe.loss)
         if not torch.isfinite(terms["loss"]):
@@ -134,9 +145,9 @@ class Training(lightning.LightningModule):
             )
         return terms["loss"]
 
-    def _stop(self, batch: tuple[Tensor, Faces], terms: dict[str, Tensor]) -> None:
+    def _stop(self, batch: Batch, terms: dict[str, Tensor]) -> None:
         file = self.folder / "nonfinite.pt"
-        images_, faces = batch
+        images_, faces, _ = batch
         saved = {
             "images": images_,
             "boxes": faces.boxes,
@@ -163,7 +174,9 @@ class Training(lightning.LightningModule):
             optimiser = torch.optim.SGD(groups, s.rate, s.momentum)
         else:
             optimiser = torch.optim.AdamW(groups, s.rate)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: rate_factor(s, i))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda i: rate_factor(s, s.start + i)
+        )
         return {
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
@@ -172,7 +185,9 @@ class Training(lightning.LightningModule):
     def validation_step(self, batch: Any, index: int) -> None:
         """Measure AP on all validation photos at their original size, in the one batch there is."""
         detector = TorchDetector(self.model, make_spec(self.recipe))
-        found = predict(detector, self.validation, protocol="original")
+        # Almost every photo has a size of its own: searching for its fastest kernels takes longer.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False):
+            found = predict(detector, self.validation, protocol="original")
         report = evaluate(found, self.validation, protocol="original")
         self.log("ap", report.ap, prog_bar=True, batch_size=1, sync_dist=True)
         for event, curve in report.events.items():
@@ -189,43 +204,55 @@ def _relocate(value: Any, old: str, new: str) -> Any:
 
 
 def rate_factor(schedule: Schedule, iteration: int) -> float:
-    """Share of the peak learning rate: linear warm-up, then constant or half a cosine to zero."""
-    if iteration < schedule.warmup:
-        return (iteration + 1) / schedule.warmup
+    """Share of the peak learning rate: linear warm-up, then constant or half a cosine to zero.
+
+    A run that starts late warms up again, to where the cosine is by then.
+    """
+    warm = min(1.0, (iteration - schedule.start + 1) / max(1, schedule.warmup))
     if schedule.decay == "constant":
-        return 1.0
+        return warm
     done = (iteration - schedule.warmup) / max(1, schedule.iterations - schedule.warmup)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, done))))
 
 
-def moving_average(decay: float, average: Tensor, current: Tensor, updates: Tensor) -> Tensor:
-    """Exponential moving average whose decay rises to `decay`, so that the start is forgotten.
+def moving_average(
+    decay: float, averages: Sequence[Tensor], currents: Sequence[Tensor], updates: Tensor
+) -> None:
+    """Exponential moving average, in place, whose decay rises to `decay`: the start is forgotten.
 
     Without the rise the random initial weights would still be a third of the average after
-    1 / (1 − decay) updates.
+    1 / (1 − decay) updates. All tensors change at once: one by one, a GPU waits for the processor.
     """
     reached = min(decay, (1 + int(updates)) / (10 + int(updates)))
-    return average + (1 - reached) * (current - average)
+    if averages[0].is_floating_point():
+        torch._foreach_lerp_(list(averages), list(currents), 1 - reached)
+    else:  # how many batches a normalisation has seen
+        torch._foreach_copy_(list(averages), list(currents))
 
 
 class Data(lightning.LightningDataModule):
-    """Epoch after epoch of batches; epoch e starts at iteration e · `Schedule.epoch`."""
+    """Epoch after epoch of batches; a run's epoch e starts e · `Schedule.epoch` iterations on."""
 
     def __init__(self, photos: PhotoSet, recipe: Recipe, workers: int) -> None:
         super().__init__()
         self.photos, self.recipe, self.workers = photos, recipe, workers
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Faces]]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """The batches of the epoch that starts."""
         assert self.trainer is not None
         schedule = self.recipe.schedule
-        first = self.trainer.current_epoch * schedule.epoch
+        first = schedule.start + self.trainer.current_epoch * schedule.epoch
         count = max(0, min(schedule.epoch, schedule.iterations - first))
         batches = Batches(self.photos, self.recipe, first, count, self.trainer.global_rank)
         # Forks share the photos; other start methods would copy them to every worker.
         fork = "fork" if self.workers and sys.platform == "linux" else None
         return DataLoader(
-            batches, batch_size=None, num_workers=self.workers, multiprocessing_context=fork
+            batches,
+            batch_size=None,
+            num_workers=self.workers,
+            multiprocessing_context=fork,
+            worker_init_fn=_single_threaded,
+            pin_memory=self.workers > 0 and torch.cuda.is_available(),
         )
 
     def val_dataloader(self) -> list[int]:
@@ -233,11 +260,18 @@ class Data(lightning.LightningDataModule):
         return [0]
 
 
+def _single_threaded(worker: int) -> None:
+    """Keep the threads of OpenCV, one for each core, out of every process that makes batches."""
+    import cv2
+
+    cv2.setNumThreads(0)
+
+
 class Journal(Callback):
     """A line of JSON in ``metrics.jsonl`` for each epoch."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, start: int) -> None:
+        self.file, self.start = file, start
         self._validated = False
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
@@ -249,7 +283,7 @@ class Journal(Callback):
         if not trainer.is_global_zero or not self.file.exists():
             return
         lines = self.file.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if self._iteration(line) <= trainer.global_step]
+        kept = [line for line in lines if self._iteration(line) <= self.start + trainer.global_step]
         with replacing(self.file) as partial:
             partial.write_text("".join(kept))
 
@@ -271,7 +305,7 @@ class Journal(Callback):
             if self._validated or name.partition("/")[0] != "ap"
         }
         self._validated = False
-        line = {"iteration": trainer.global_step, "time": round(time.time()), **values}
+        line = {"iteration": self.start + trainer.global_step, "time": round(time.time()), **values}
         with self.file.open("a") as out:
             out.write(json.dumps(line) + "\n")
 
@@ -306,7 +340,7 @@ def train(
         data_device: ``cuda`` keeps photos in GPU memory and makes the batches there.
         keep: ``decoded`` or ``encoded`` (`PhotoSet`).
         workers: processes that make batches, for photos in main memory.
-        compiled: let ``torch.compile`` fuse the network; pays on GPUs.
+        compiled: let ``torch.compile`` fuse the network, channels last; pays on GPUs.
         accelerator: Lightning's: ``auto``, ``cpu`` or ``gpu``.
         devices: Lightning's: how many.
         strategy: Lightning's, for several GPUs or machines.
@@ -337,7 +371,8 @@ def train(
     if init is not None and not resume:
         load_weights(module.model, init)
     if compiled:
-        module.model.compile()
+        module.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module.model.compile(dynamic=False)
     with quiet():
         trainer = make_trainer(
             recipe,
@@ -376,6 +411,7 @@ def make_trainer(
         TrainingError: the accelerator or its devices are not here.
     """
     schedule = recipe.schedule
+    epochs = math.ceil((schedule.iterations - schedule.start) / schedule.epoch)
     interactive = sys.stderr.isatty()
     callbacks: list[Callback] = [
         ModelCheckpoint(
@@ -386,7 +422,7 @@ def make_trainer(
             enable_version_counter=False,
             save_on_train_epoch_end=True,
         ),
-        Journal(folder / JOURNAL_FILE),
+        Journal(folder / JOURNAL_FILE, schedule.start),
     ]
     if validates:
         callbacks.append(
@@ -400,7 +436,7 @@ def make_trainer(
             )
         )
     if schedule.average:
-        callbacks.append(WeightAveraging(avg_fn=partial(moving_average, schedule.average)))
+        callbacks.append(WeightAveraging(multi_avg_fn=partial(moving_average, schedule.average)))
     if interactive:
         callbacks.append(RichProgressBar())
     try:
@@ -410,10 +446,11 @@ def make_trainer(
             strategy=strategy,
             num_nodes=nodes,
             precision="bf16-mixed" if schedule.bf16 and has_bf16(accelerator) else "32-true",
-            max_epochs=math.ceil(schedule.iterations / schedule.epoch),
+            max_epochs=epochs,
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,
-            check_val_every_n_epoch=schedule.validate_every,
+            benchmark=len(recipe.augmentation.sizes) == 1,
+            check_val_every_n_epoch=min(schedule.validate_every, epochs),
             limit_val_batches=None if validates else 0,
             num_sanity_val_steps=0,
             gradient_clip_val=schedule.clip or None,

@@ -47,6 +47,15 @@ class Targets:
     boxes: Tensor
     ignored: Tensor
 
+    def to(self, device: torch.device | str) -> Targets:
+        """The same targets on another device; from pinned memory without waiting."""
+        moved = (t.to(device, non_blocking=True) for t in (self.positive, self.boxes, self.ignored))
+        return Targets(*moved)
+
+    def pin_memory(self) -> Targets:
+        """The same targets in memory that a GPU reads by itself."""
+        return Targets(*(t.pin_memory() for t in (self.positive, self.boxes, self.ignored)))
+
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU of the boxes beside each other in `a` and `b`, (..., 4) that broadcast (eq. 58)."""

@@ -25,7 +25,8 @@ class TorchDetector:
         """Detect in (H, W, 3) uint8 RGB, down to the lowest score an evaluation needs."""
         padded = images.letterbox(image, self.spec.size_multiple)
         device = next(self.model.parameters()).device
-        logits, deltas = self.model(torch.tensor(padded, device=device)[None])
+        # Not model(...): what is compiled for the training images' size would be so again for each.
+        logits, deltas = self.model.forward(torch.tensor(padded, device=device)[None])
         anchors = make_anchors(self.spec.levels, (padded.shape[0], padded.shape[1]))
         size = (image.shape[0], image.shape[1])
         boxes, scores = postprocess(
