@@ -45,11 +45,10 @@ def load_run(folder: Path, checkpoint: str | Path = "best") -> tuple[Recipe, Fac
         TrainingError: the folder is no run, or has no checkpoint yet.
     """
     recipe = read_recipe(folder)
+    file = folder / (BEST if checkpoint == "best" else LAST)
     if isinstance(checkpoint, Path):
         file = checkpoint
-    else:
-        file = folder / (BEST if checkpoint == "best" else LAST)
-    if not isinstance(checkpoint, Path) and not file.exists():
+    elif not file.exists():
         file = folder / LAST
     if not file.exists():
         raise TrainingError(f"{folder} has no checkpoint yet: train on, then export")
