@@ -18,3 +18,27 @@ def test_a_system_library_that_is_missing_is_one_line(monkeypatch, tmp_path, cap
     error = capsys.readouterr().err
     assert "apt install libgl1" in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (OSError(28, "No space left on device", "out.png"), cli.REFUSED, "out.png: No space left"),
+        (OSError(28, "No space left on device"), cli.REFUSED, "faceresnet: No space left"),
+        (KeyboardInterrupt(), cli.INTERRUPTED, "faceresnet: interrupted"),
+    ],
+)
+def test_what_ends_a_command_is_one_line(
+    monkeypatch, tmp_path, capsys, blob_model, error, status, says
+):
+    def fail(*_):
+        raise error
+
+    photo = tmp_path / "one.png"
+    images.write(np.zeros((64, 64, 3), np.uint8), photo)
+    monkeypatch.setattr(images, "letterbox", fail)
+    with pytest.raises(SystemExit) as stopped:
+        main(["detect", str(photo), "--model", str(blob_model)])
+    assert stopped.value.code == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line

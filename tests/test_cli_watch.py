@@ -291,4 +291,5 @@ def test_memory_stays_flat(begin, tmp_path, monkeypatch):
     print(f"{camera.connections} connections, {events} events")
     assert camera.connections > frames / 10_000
     assert events > frames / 40
-    assert used[max(used)] - used[2] < 8, "MB; a leak of one small frame a look would be 700"
+    # Up and down by some 9 MB on a busy machine; one small frame leaked a look would be 100.
+    assert used[max(used)] - used[2] < 16, "MB"

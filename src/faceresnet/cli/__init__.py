@@ -28,7 +28,7 @@ from faceresnet.cli import (
     video,
     watch,
 )
-from faceresnet.errors import FaceResNetError
+from faceresnet.errors import FaceResNetError, reason
 
 #: Exit status: part of the work failed; the arguments or the state of the world forbid it;
 #: interrupted from the keyboard.
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: list[str], debug: bool) -> int:
     """Exit status of a command."""
     try:
-        return app(arguments, standalone_mode=False) or 0
+        status: int = app(arguments, standalone_mode=False) or 0
     except (FaceResNetError, ValueError, _ArgumentError) as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # the help is out already
             return REFUSED
@@ -125,11 +125,19 @@ def _run(arguments: list[str], debug: bool) -> int:
         print(f"faceresnet: OpenCV cannot be loaded ({error}): apt install libgl1", file=sys.stderr)
         return REFUSED
     except (KeyboardInterrupt, typer.Abort):
-        print("faceresnet: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        status = INTERRUPTED
     except BrokenPipeError:  # whoever read our output has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PARTLY_FAILED
+    except OSError as error:  # such as a disk that fills while a result is written
+        if debug:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"faceresnet: {place}{reason(error)}", file=sys.stderr)
+        return REFUSED
+    if status == INTERRUPTED:  # which typer has made of Ctrl-C without a word
+        print("faceresnet: interrupted", file=sys.stderr)
+    return status
 
 
 def _message(error: Exception) -> str:
