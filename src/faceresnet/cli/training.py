@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MACHINE = "Machine"
 #: Photos whose activations set the ranges of an int8 model.
-CALIBRATION_PHOTOS = 128
+CALIBRATION_PHOTOS = 512
 
 DataOption = Annotated[
     Path | None,
