@@ -135,6 +135,27 @@ def test_without_the_pyramid_a_large_face_is_missed(blob_model):
     assert len(FaceDetector(blob_model, threads=1, pyramid=False)(image)) == 0
 
 
+@pytest.mark.parametrize(("side", "calls"), [(0, 1), (10, 1), (50, 2)])
+def test_a_photo_is_looked_at_again_where_something_large_shows(tmp_path, side, calls):
+    # The model is said to be good up to 18 px, but has anchors for a square that fills the photo.
+    model = make_blob_model(tmp_path / "blob.onnx", blob_spec().replace(largest_face=18.0))
+    detector = FaceDetector(model, threads=1)
+    network, shapes = detector._network, []
+
+    def counting(images):
+        shapes.append(images.shape)
+        return network(images)
+
+    counting.spec = network.spec
+    object.__setattr__(detector, "_network", counting)
+    image = blob_image((60, 70), (36, 28, side))
+    detector(image)
+    assert len(shapes) == calls
+    shapes.clear()
+    detector(image, threshold=0.0)  # whoever asks for every faint face gets every look
+    assert len(shapes) == 2
+
+
 def test_large_and_small_faces_of_one_photo(blob_detector):
     image = blob_image((600, 2_400), (1_500, 300, 500), (100, 100, 18), (604, 500, 12))
     faces = blob_detector(image)

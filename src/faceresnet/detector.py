@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -17,7 +18,7 @@ from jaxtyping import Float32
 
 from faceresnet import boxes as boxes_
 from faceresnet import images
-from faceresnet.anchors import make_anchors
+from faceresnet.anchors import Level, make_anchors
 from faceresnet.detections import Detections
 from faceresnet.engine import Engine, open_engine
 from faceresnet.errors import ModelError
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 MAX_CANDIDATES = 5_000
 #: Pixels that a batch holds at most: bounds the memory that the network needs.
 BATCH_PIXELS = 4_000_000
+#: Score of a large anchor from which a photo is looked at again at a reduced scale.
+SUSPICION = 0.15
 
 
 def postprocess(
@@ -195,39 +198,56 @@ class FaceDetector:
     def _detect(self, photos: Sequence[images.Image], threshold: float) -> list[Detections]:
         """Look at photos, views of one shape together, and merge what each photo's views found."""
         found: list[list[_Found]] = [[] for _ in photos]
-        waiting: dict[tuple[int, int], list[_Look]] = {}
-        for photo, its_found in zip(photos, found, strict=True):
-            for look in self._looks(photo, its_found):
-                shape = images.padded_size(look.view.size, self.spec.size_multiple)
-                group = waiting.setdefault(shape, [])
-                group.append(look)
-                if len(group) >= min(self.batch_size, BATCH_PIXELS // (shape[0] * shape[1])):
-                    self._run(waiting.pop(shape), threshold)
-        for group in waiting.values():
-            self._run(group, threshold)
+        for again in (False, True):
+            waiting: dict[tuple[int, int], list[_Look]] = {}
+            for photo, its_found in zip(photos, found, strict=True):
+                if again and not any(part.suspects_large for part in its_found):
+                    continue
+                for look in self._looks(photo, its_found, again):
+                    shape = images.padded_size(look.view.size, self.spec.size_multiple)
+                    group = waiting.setdefault(shape, [])
+                    group.append(look)
+                    if len(group) >= min(self.batch_size, BATCH_PIXELS // (shape[0] * shape[1])):
+                        self._run(waiting.pop(shape), threshold)
+            for group in waiting.values():
+                self._run(group, threshold)
         return [
             _merge(its_found, self.spec, photo.shape[:2])
             for photo, its_found in zip(photos, found, strict=True)
         ]
 
-    def _looks(self, photo: images.Image, found: list[_Found]) -> Iterator[_Look]:
-        """Make the views of a photo with their pixels; each scale is made once."""
+    def _looks(self, photo: images.Image, found: list[_Found], again: bool) -> Iterator[_Look]:
+        """Make the views of a photo with their pixels, those on suspicion if it is looked at again.
+
+        Each scale is made once.
+        """
         size = photo.shape[:2]
-        largest_face = self.spec.largest_face or max(max(level.sizes) for level in self.spec.levels)
         scaled = photo
         views = plan(
             size,
-            largest_face,
+            self._largest_face,
+            largest_anchor=self._largest_anchor,
             max_side=self.max_side,
             enlarge=self.enlarge,
             tile=self.tile,
             pyramid=self.pyramid,
         )
         for view in views:
+            if view.on_suspicion != again:
+                continue
             if scaled.shape[:2] != view.image_size:
                 scaled = images.resize(photo, view.image_size)
             y1, x1, y2, x2 = view.window
             yield _Look(view, scaled[y1:y2, x1:x2], size, found)
+
+    @property
+    def _largest_face(self) -> float:
+        """Side of the largest face that one look finds well, px."""
+        return self.spec.largest_face or self._largest_anchor
+
+    @property
+    def _largest_anchor(self) -> float:
+        return max(max(level.sizes) for level in self.spec.levels)
 
     def _run(self, looks: Sequence[_Look], threshold: float) -> None:
         """Put views of one padded shape through the network as one batch."""
@@ -240,21 +260,38 @@ class FaceDetector:
                 f"the model '{self.spec.name}' gives {logits.shape[1]} outputs for an image of "
                 f"{batch.shape[1:3]}, its specification means {len(anchors)}: export it again"
             )
+        large = _at_least(self.spec.levels, batch.shape[1:3], self._largest_face)
+        suspicion = np.float32(_logit(min(SUSPICION, threshold)))
         for look, its_logits, its_deltas in zip(looks, logits, deltas, strict=True):
             boxes, scores = postprocess(
                 its_logits, its_deltas, anchors, self.spec, threshold, look.view.size
             )
             boxes, scores = look.view.place(boxes, scores, look.photo_size)
-            look.found.append(_Found(boxes, scores, look.view.level))
+            suspects = bool((its_logits[large] >= suspicion).any())
+            look.found.append(_Found(boxes, scores, look.view.level, suspects))
+
+
+@lru_cache(maxsize=64)
+def _at_least(levels: tuple[Level, ...], size: tuple[int, int], side: float) -> np.ndarray:
+    """Indices of the anchors of at least `side` px (√area)."""
+    return np.flatnonzero(boxes_.area(make_anchors(levels, size)) >= side**2)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What one view found: boxes (M, 4) in px of the photo, scores (M,), and its scale."""
+    """What one view found.
+
+    Attributes:
+        boxes: (M, 4) px of the photo.
+        scores: (M,).
+        level: the view's scale.
+        suspects_large: whether there may be a face too large for the view.
+    """
 
     boxes: np.ndarray
     scores: np.ndarray
     level: int
+    suspects_large: bool
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ MAX_STEP = 6.0
 FRAME = 0.75
 #: A look reports faces up to this factor above the largest.
 REACH = sqrt(2.0)
+#: A frame up to this factor above the largest anchor holds no face that no anchor answers to.
+ANSWERED = 1.1
 #: From this side on (√area, px) a face may show fragments in the very look that finds it whole.
 LARGE = 192.0
 #: A box this close to an inner border of its tile, px, or in parts of its own size, is cut by it.
@@ -41,12 +43,14 @@ class View:
         image_size: (height, width) px of the whole photo at this scale.
         window: ``y1 x1 y2 x2`` px at this scale.
         sizes: (from, up to) px at this scale: the square root of the area of faces to report.
+        on_suspicion: only worth a look if a finer one saw a large face, however faintly.
     """
 
     level: int
     image_size: tuple[int, int]
     window: tuple[int, int, int, int]
     sizes: tuple[float, float]
+    on_suspicion: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -99,6 +103,7 @@ def plan(
     size: tuple[int, int],
     largest_face: float,
     *,
+    largest_anchor: float = 0.0,
     max_side: int | None = None,
     enlarge: float = 1.0,
     tile: bool | int | str = "auto",
@@ -109,6 +114,8 @@ def plan(
     Args:
         size: (height, width) px of the photo.
         largest_face: side of the largest face that the model finds well in one look, px.
+        largest_anchor: side of the model's largest anchor, px. A frame that is hardly larger is looked
+            at again on suspicion only: its faces show in the finest look, if not well.
         max_side: the finest scale reduces the photo's longer side to at most this many px.
         enlarge: the finest scale is this many times as large as that.
         tile: False: never cut; True or a side in px: cut what is larger than a tile; ``auto``: cut
@@ -126,6 +133,7 @@ def plan(
     frame = sqrt(finest[0] * finest[1])
     spans = frame / (FRAME * largest)
     steps = ceil(log(spans) / log(MAX_STEP)) if pyramid and frame > REACH * largest else 0
+    answered = not cuts and frame <= ANSWERED * largest_anchor
     views = []
     for level in range(steps + 1):
         scaled = _scaled(size, scale * spans ** (-level / steps)) if steps else finest
@@ -134,7 +142,7 @@ def plan(
             largest * REACH if level < steps else float("inf"),
         )
         for window in _windows(scaled, side if cuts else max(scaled), overlap):
-            views.append(View(level, scaled, window, sizes))
+            views.append(View(level, scaled, window, sizes, answered and level > 0))
     return views
 
 
