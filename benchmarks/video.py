@@ -24,8 +24,8 @@ from skimage import data
 
 from faceresnet import FaceDetector, images
 from faceresnet.apps.video import Options, annotate, open_detectors
+from faceresnet.processors import cores
 from faceresnet.video.reading import open_video
-from faceresnet.video.stages import cores
 from faceresnet.video.writing import VideoWriter
 
 RATE = 30

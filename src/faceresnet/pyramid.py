@@ -114,8 +114,8 @@ def plan(
     Args:
         size: (height, width) px of the photo.
         largest_face: side of the largest face that the model finds well in one look, px.
-        largest_anchor: side of the model's largest anchor, px. A frame that is hardly larger is looked
-            at again on suspicion only: its faces show in the finest look, if not well.
+        largest_anchor: side of the model's largest anchor, px. A frame that is hardly larger is
+            looked at again on suspicion only: its faces show in the finest look, if not well.
         max_side: the finest scale reduces the photo's longer side to at most this many px.
         enlarge: the finest scale is this many times as large as that.
         tile: False: never cut; True or a side in px: cut what is larger than a tile; ``auto``: cut
