@@ -1,4 +1,6 @@
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -12,26 +14,38 @@ def handlers():
     return [signal.getsignal(number) for number in BOTH]
 
 
+def alone(code):
+    """Run code in a process of its own, in its main thread: real signals would end this one."""
+    start = "import signal\nfrom faceresnet.cli.signals import signals_stop, sigterm_interrupts\n"
+    done = subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True)
+    return done.returncode, done.stdout.split(), done.stderr
+
+
 def test_sigterm_interrupts_as_ctrl_c_does():
-    before = handlers()
-    with sigterm_interrupts():
-        assert signal.getsignal(signal.SIGINT) is before[0]
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-    assert handlers() == before
+    status, printed, error = alone(
+        "before = signal.getsignal(signal.SIGTERM)\n"
+        "try:\n"
+        "    with sigterm_interrupts():\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted', signal.getsignal(signal.SIGTERM) is before)\n"
+    )
+    assert (status, printed) == (0, ["interrupted", "True"]), error
 
 
 @pytest.mark.parametrize("first", BOTH)
 @pytest.mark.parametrize("second", BOTH)
 def test_the_first_signal_asks_and_the_second_ends(first, second):
-    before = handlers()
-    with signals_stop() as stop:
-        assert not stop.is_set()
-        signal.raise_signal(first)
-        assert stop.is_set()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(second)
-    assert handlers() == before
+    status, printed, error = alone(
+        "try:\n"
+        "    with signals_stop() as stop:\n"
+        f"        signal.raise_signal({int(first)})\n"
+        "        print(stop.is_set())\n"
+        f"        signal.raise_signal({int(second)})\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    assert (status, printed) == (0, ["True", "interrupted"]), error
 
 
 @pytest.mark.parametrize("context", [sigterm_interrupts, signals_stop])

@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from faceresnet.cli.failures import end_with
-from faceresnet.cli.options import DETECTOR, Device, Engine, Model, Recursive, Threads, pixel_limit
+from faceresnet.cli.options import (
+    DETECTOR,
+    VIDEO_SUFFIXES,
+    Device,
+    Engine,
+    Model,
+    Recursive,
+    Threads,
+    pixel_limit,
+)
 from faceresnet.cli.progress import count, progress
 from faceresnet.cli.signals import sigterm_interrupts
-from faceresnet.cli.sources import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from faceresnet.apps.anonymise import Covering

@@ -9,6 +9,12 @@ import typer
 DETECTOR = "Detector"
 RESULTS = "Results"
 
+#: Files that count as videos.
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
+    | {".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
+)
+
 Model = Annotated[
     str,
     typer.Option(help="Name of a model, or path to an .onnx file.", rich_help_panel=DETECTOR),

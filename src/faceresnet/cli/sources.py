@@ -15,15 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from faceresnet import __version__, images
+from faceresnet.cli.options import VIDEO_SUFFIXES
 from faceresnet.errors import ImageError
 
 #: Suffixes kept for pictures with boxes; other formats become .png.
 KEPT_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp"])
-#: Files that count as videos.
-VIDEO_SUFFIXES = frozenset(
-    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
-    | {".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
-)
 STDIN = "-"
 #: Largest download, and longest silence of a server.
 URL_BYTES = 100_000_000
