@@ -17,12 +17,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 from pathlib import Path  # noqa: E402
 
+import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from onnx import TensorProto, checker, helper, numpy_helper, save  # noqa: E402
 
 from faceresnet.anchors import Level  # noqa: E402
 from faceresnet.spec import ModelSpec  # noqa: E402
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 #: Anchors of the blob model: sides in px that each cover squares from 0.71 to 1.22 of their own.
 BLOB_LEVELS = (Level(8, (12.0, 18.0)), Level(8, (28.0, 42.0, 62.0)))
