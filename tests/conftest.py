@@ -26,7 +26,9 @@ from faceresnet.anchors import Level  # noqa: E402
 from faceresnet.spec import ModelSpec  # noqa: E402
 
 # A busy machine is no failure.
-hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("unhurried")
 
 #: Anchors of the blob model: sides in px that each cover squares from 0.71 to 1.22 of their own.
