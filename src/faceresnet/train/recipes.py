@@ -268,7 +268,7 @@ def faceresnet_n_native() -> Recipe:
 
     WIDER FACE's annotators drew tiny faces tighter than large ones, and cameras blur them otherwise
     than scaling does: three in five single photos keep their own size. 12 minutes on two CPU cores;
-    AP .908 on facecount and .423 on wider_small, which are the shipped weights in fp32.
+    AP .908 on facecount and .423 on wider_small in fp32.
     """
     first = faceresnet_n()
     return replace(
