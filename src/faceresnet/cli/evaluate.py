@@ -214,7 +214,7 @@ def _read_truth(
 ) -> _Truth:
     """Read the faces to be found from where the options say."""
     from faceresnet import difficulties, widerface
-    from faceresnet.errors import DataError
+    from faceresnet.errors import DataError, reason
 
     if data is None and (need_images or ground_truth is None):
         raise ValueError(
@@ -279,7 +279,7 @@ def _write_json(report: Report, destination: str, model: str | None) -> None:
         with replacing(destination) as partial:
             partial.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise DataError(f"cannot write {destination}: {error.strerror or error}") from error
+        raise DataError(f"cannot write {destination}: {reason(error)}") from error
 
 
 def _print(report: Report) -> None:

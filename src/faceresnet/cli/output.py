@@ -15,7 +15,7 @@ from typing import IO, Any, Self
 
 from faceresnet.cli.sources import KEPT_SUFFIXES, Source
 from faceresnet.detections import Detections
-from faceresnet.errors import DataError
+from faceresnet.errors import DataError, reason
 
 #: Layouts of --format that make one file, and those that fill a folder.
 FILE_FORMATS = ("json", "jsonl", "csv", "coco")
@@ -264,7 +264,7 @@ def _open(path: Path | None) -> tuple[Path | None, IO[str]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         return partial, partial.open("w", encoding="utf-8", newline="")
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+        raise DataError(f"cannot write {path}: {reason(error)}") from error
 
 
 def _close(file: IO[str], partial: Path | None, path: Path | None, whole: bool) -> None:

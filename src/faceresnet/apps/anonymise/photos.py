@@ -98,7 +98,7 @@ def anonymise_photo(
                 with replacing(target) as partial:
                     pictures[0].save(partial, **options)
             except OSError as error:
-                raise ImageError(f"cannot write {target}: {error.strerror or error}") from error
+                raise ImageError(f"cannot write {target}: {reason(error)}") from error
     except ImageError as error:
         raise ImageError(f"{source}: {error}") from error
     except OSError as error:
