@@ -196,25 +196,39 @@ class FaceDetector:
         return self.spec.threshold if self.threshold is None else self.threshold
 
     def _detect(self, photos: Sequence[images.Image], threshold: float) -> list[Detections]:
-        """Look at photos, views of one shape together, and merge what each photo's views found."""
+        """Look at photos, at some of them twice, and merge what each photo's views found."""
         found: list[list[_Found]] = [[] for _ in photos]
-        for again in (False, True):
-            waiting: dict[tuple[int, int], list[_Look]] = {}
-            for photo, its_found in zip(photos, found, strict=True):
-                if again and not any(part.suspects_large for part in its_found):
-                    continue
-                for look in self._looks(photo, its_found, again):
-                    shape = images.padded_size(look.view.size, self.spec.size_multiple)
-                    group = waiting.setdefault(shape, [])
-                    group.append(look)
-                    if len(group) >= min(self.batch_size, BATCH_PIXELS // (shape[0] * shape[1])):
-                        self._run(waiting.pop(shape), threshold)
-            for group in waiting.values():
-                self._run(group, threshold)
+        everything = list(zip(photos, found, strict=True))
+        self._look(everything, threshold, again=False)
+        suspected = [
+            (photo, its_found)
+            for photo, its_found in everything
+            if any(part.suspects_large for part in its_found)
+        ]
+        self._look(suspected, threshold, again=True)
         return [
             _merge(its_found, self.spec, photo.shape[:2])
             for photo, its_found in zip(photos, found, strict=True)
         ]
+
+    def _look(
+        self,
+        photos: Sequence[tuple[images.Image, list[_Found]]],
+        threshold: float,
+        *,
+        again: bool,
+    ) -> None:
+        """Look at photos once, views of one shape together, and add to what was found in each."""
+        waiting: dict[tuple[int, int], list[_Look]] = {}
+        for photo, its_found in photos:
+            for look in self._looks(photo, its_found, again):
+                shape = images.padded_size(look.view.size, self.spec.size_multiple)
+                group = waiting.setdefault(shape, [])
+                group.append(look)
+                if len(group) >= min(self.batch_size, BATCH_PIXELS // (shape[0] * shape[1])):
+                    self._run(waiting.pop(shape), threshold)
+        for group in waiting.values():
+            self._run(group, threshold)
 
     def _looks(self, photo: images.Image, found: list[_Found], again: bool) -> Iterator[_Look]:
         """Make the views of a photo with their pixels, those on suspicion if it is looked at again.

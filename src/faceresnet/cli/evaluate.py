@@ -214,7 +214,7 @@ def _read_truth(
 ) -> _Truth:
     """Read the faces to be found from where the options say."""
     from faceresnet import difficulties, widerface
-    from faceresnet.errors import DataError, reason
+    from faceresnet.errors import DataError
 
     if data is None and (need_images or ground_truth is None):
         raise ValueError(
