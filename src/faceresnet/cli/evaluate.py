@@ -273,7 +273,7 @@ def _write_json(report: Report, destination: str, model: str | None) -> None:
         sys.stdout.write(text)
         return
     from faceresnet.atomic import replacing
-    from faceresnet.errors import DataError
+    from faceresnet.errors import DataError, reason
 
     try:
         with replacing(destination) as partial:

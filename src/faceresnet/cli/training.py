@@ -226,8 +226,7 @@ def pack(
 
     if out.suffix != ".zip":
         raise ValueError(f"--out must end in .zip, got {out}")
-    splits = {split: read(data, split, event, optional=True) for split in ("train", "val")}
-    splits = {split: photos for split, photos in splits.items() if photos}
+    splits = read_splits(data, event)
     if not splits:
         raise DataError(f"{data} holds neither a train nor a val split")
     total = sum(map(len, splits.values()))
@@ -268,7 +267,7 @@ def relabel(
 
     doubt = Doubt(teach, ignore, frozenset(complete or ()))
     detector = FaceDetector(model, threshold=min(teach, ignore), enlarge=enlarge, threads=threads)
-    splits = read_splits(data)
+    splits = read_training_splits(data)
     if unknown := doubt.complete - {photo.event for photo in splits["train"]}:
         raise ValueError(f"--complete names no event of the photos: {', '.join(sorted(unknown))}")
 
@@ -302,18 +301,18 @@ def correct(
     from faceresnet.relabel import write_relabelled
 
     known = read_corrections(corrections)
-    splits = read_splits(data)
+    splits = read_training_splits(data)
     corrected = {**splits, "train": list(correct_all(splits["train"], known))}
     counts = write_relabelled(data, out, splits, lambda split: corrected[split])
     typer.echo(changes(out, splits["train"], counts["train"]))
 
 
-def read_splits(data: Path) -> dict[str, list[Photo]]:
-    """The splits of a data set that has photos to train on."""
-    splits = {split: read(data, split, None, optional=True) for split in ("train", "val")}
-    if not splits["train"]:
+def read_training_splits(data: Path) -> dict[str, list[Photo]]:
+    """The splits of a data set that must have photos to train on."""
+    splits = read_splits(data)
+    if "train" not in splits:
         raise DataError(f"{data} holds no training photos")
-    return {split: photos for split, photos in splits.items() if photos}
+    return splits
 
 
 def changes(out: Path, before: Sequence[Photo], counts: tuple[int, int]) -> str:
@@ -325,6 +324,12 @@ def changes(out: Path, before: Sequence[Photo], counts: tuple[int, int]) -> str:
         f"{out}: {faces:,} faces ({faces - faces_before:,} new), "
         f"{ignored:,} ignored boxes ({ignored - ignored_before:,} new)"
     )
+
+
+def read_splits(data: Path, events: Sequence[str] | None = None) -> dict[str, list[Photo]]:
+    """The photos of every split that has any."""
+    splits = {split: read(data, split, events, optional=True) for split in ("train", "val")}
+    return {split: photos for split, photos in splits.items() if photos}
 
 
 def read(
