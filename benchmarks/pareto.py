@@ -115,6 +115,7 @@ def draw(
 ) -> None:
     """One line for each detector, its points marked with their scale."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator, ScalarFormatter
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel=label, ylabel="AP, all faces")
@@ -123,6 +124,9 @@ def draw(
         axes.plot([ms for _, ms, _ in own], [ap for _, _, ap in own], marker="o", label=name)
         for factor, ms, ap in own:
             axes.annotate(f"{factor:g}", (ms, ap), xytext=(4, -10), textcoords="offset points")
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks([5, 10, 20, 50])
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(file, dpi=120)

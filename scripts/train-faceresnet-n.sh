@@ -6,7 +6,7 @@
 # DATA is laid out as WIDER FACE. Four parts: faceresnet-n learns from the labels as they are;
 # faceresnet-n-native adds tiny faces in their own size; then the model labels its training photos
 # again (data relabel) and faceresnet-n-self learns from those; last, faceresnet-n-corrected learns
-# from labels corrected by eye. Killed at any point, the same command goes on.
+# from labels corrected by a list. Killed at any point, the same command goes on.
 #
 # EVENTS names the events of DATA whose labels leave out no face, CORRECTIONS the list for `data
 # correct`: that of the shipped weights if not set; set to nothing, the last part learns from what

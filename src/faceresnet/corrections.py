@@ -1,4 +1,4 @@
-"""Corrections: what people saw who looked at the places where annotators and a detector disagree.
+"""Corrections: what a second look saw in the places where annotators and a detector disagree.
 
 A list of corrections is a CSV file, which may be compressed by gzip, with the columns ``photo``,
 ``x1``, ``y1``, ``x2``, ``y2`` (px) and ``verdict``. It names photos of a data set and holds none.

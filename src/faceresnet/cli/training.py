@@ -292,7 +292,7 @@ def correct(
         Path, typer.Option(help="The new data set: lists, and links to the photos.", metavar="DIR")
     ],
 ) -> None:
-    """Add to the labels of training photos what people saw who looked at them again.
+    """Mend the labels of training photos by a list of what was seen on a second look.
 
     A verdict is "face", "nothing" (an ignored box there goes) or "ignore". Validation photos keep
     their labels.

@@ -311,7 +311,7 @@ def faceresnet_n_self() -> Recipe:
 
 
 def faceresnet_n_corrected() -> Recipe:
-    """The last part of `faceresnet_n`: labels corrected by eye, harder pictures, larger faces.
+    """The last part of `faceresnet_n`: corrected labels, harder pictures, larger faces.
 
     ``faceresnet train --recipe faceresnet-n-corrected --init RUN3/checkpoints/last.ckpt
     --data DIR3 --out RUN4``, where ``faceresnet data correct`` made DIR3
