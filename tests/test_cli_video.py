@@ -1,16 +1,20 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import cv2
 import pytest
 
 from clips import blob_clip, damage, streams, truncate
 from faceresnet.cli import main
+from faceresnet.errors import VideoError
 from faceresnet.video.reading import open_video
+from faceresnet.video.window import Window
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +149,56 @@ def test_a_window_needs_a_screen(clip, run, monkeypatch):
     assert status == 2
     assert "window" in err
     assert err.count("\n") == 1
+
+
+@pytest.fixture
+def screen(tmp_path):
+    """An X server without a screen: its name, and the file that its pixels are in."""
+    if shutil.which("Xvfb") is None:
+        pytest.skip("a window needs a screen: apt install xvfb")
+    command = ["Xvfb", "-displayfd", "1", "-screen", "0", "800x600x24", "-fbdir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+        try:
+            yield f":{server.stdout.readline().decode().strip()}", tmp_path / "Xvfb_screen0"
+        finally:
+            server.terminate()
+
+
+def test_a_window_shows_the_boxes_and_ends_with_the_film(clip, screen, blob_model):
+    """In a process of its own, whose main thread Qt draws in and where no PyAV came before."""
+    display, pixels = screen
+    environment = {**os.environ, "DISPLAY": display, "QT_QPA_PLATFORM": "xcb"}
+    command = [sys.executable, "-m", "faceresnet", "video", str(clip), "--show"]
+    red, seen = b"\0\0\xff\0" * 8, False
+    with subprocess.Popen(
+        [*command, "--model", str(blob_model), "--threads", "1"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as film:
+        try:
+            for _ in range(1000):
+                seen = seen or red in pixels.read_bytes()
+                if film.poll() is not None:
+                    break
+                time.sleep(0.02)
+        finally:
+            film.kill()
+        out, err = film.communicate()
+    if "this one has none" in err:
+        pytest.skip("this OpenCV draws no windows")
+    assert film.returncode == 0, err
+    assert "48 faces in 24 frames" in out
+    assert seen
+
+
+def test_a_window_comes_before_pyav(monkeypatch):
+    """PyAV is here by now; Qt would freeze, other systems' windows would not."""
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:   QT5\n", raising=False)
+    monkeypatch.setenv("DISPLAY", ":0")
+    with pytest.raises(VideoError, match="before PyAV"):
+        Window("a.mp4")
 
 
 def test_the_extra_is_named(clip, run, monkeypatch):

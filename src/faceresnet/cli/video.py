@@ -88,27 +88,29 @@ def video(
     Ends with a table of frames/s by stage. Ctrl-C or SIGTERM stops it and keeps what was recorded
     until then.
     """
-    from faceresnet.apps.video import Options, annotate, open_detectors
-    from faceresnet.detector import FaceDetector
-    from faceresnet.video.reading import open_video
+    from faceresnet.video.addresses import mask
     from faceresnet.video.window import Window
-    from faceresnet.video.writing import Encoding, VideoWriter
-
-    options = Options(every=every, track=track)
-
-    def make(threads: int) -> FaceDetector:
-        return FaceDetector(
-            model,
-            threshold=threshold,
-            max_side=max_side,
-            tile=parse_tile(tile),
-            engine=engine,
-            device=device,
-            threads=threads,
-        )
 
     with ExitStack() as stack:
         stop = stack.enter_context(signals_stop())
+        window = stack.enter_context(Window(mask(source))) if show else None
+
+        from faceresnet.apps.video import Options, annotate, open_detectors  # after the window
+        from faceresnet.detector import FaceDetector
+        from faceresnet.video.reading import open_video
+        from faceresnet.video.writing import Encoding, VideoWriter
+
+        def make(threads: int) -> FaceDetector:
+            return FaceDetector(
+                model,
+                threshold=threshold,
+                max_side=max_side,
+                tile=parse_tile(tile),
+                engine=engine,
+                device=device,
+                threads=threads,
+            )
+
         opened = stack.enter_context(
             open_video(
                 source,
@@ -117,7 +119,6 @@ def video(
                 read_timeout_s=timeout,
             )
         )
-        window = stack.enter_context(Window(opened.name)) if show else None
         lines = stack.enter_context(_lines(json, opened)) if json else None
         film = None
         if save:
@@ -127,7 +128,7 @@ def video(
         report = annotate(
             opened,
             open_detectors(make, threads),
-            options,
+            Options(every=every, track=track),
             film=film,
             lines=lines,
             show=window,

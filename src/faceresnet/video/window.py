@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -12,13 +14,18 @@ from faceresnet.errors import VideoError
 
 #: Keys that end the show: q, Q and escape.
 QUIT = frozenset({ord("q"), ord("Q"), 27})
+#: px of the screen; a larger picture opens reduced to this.
+LONGER_SIDE = 1280
 
 
 class Window:
     """Shows pictures, from the main thread only; a context manager.
 
-    with Window("clip.mp4") as window:
-        while window(image): ...
+        with Window("clip.mp4") as window:
+            while window(image): ...
+
+    It must be there before PyAV, and with it `faceresnet.video.reading`, is imported: PyAV brings
+    system libraries of its own with which the Qt of OpenCV freezes where it opens its first window.
     """
 
     def __init__(self, title: str) -> None:
@@ -26,7 +33,7 @@ class Window:
             title: of the window.
 
         Raises:
-            VideoError: this OpenCV draws no windows, or there is no screen.
+            VideoError: this OpenCV draws no windows, there is no screen, or PyAV came first.
         """
         import cv2
 
@@ -43,7 +50,13 @@ class Window:
             raise VideoError(  # Qt would end the whole program
                 "there is no screen for a window (DISPLAY is not set): write a file with --save"
             )
-        self._title = title
+        if gui.startswith("QT") and "av" in sys.modules:
+            raise VideoError("a window must be opened before PyAV (av) is imported")
+        self._title, self._sized = title, False
+        with self._drawing():
+            # Scalable, in the picture's proportions, and without Qt's row of buttons.
+            cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+            cv2.waitKey(1)
 
     def __enter__(self) -> Self:
         return self
@@ -56,12 +69,16 @@ class Window:
         """
         import cv2
 
-        try:
+        with self._drawing():
+            if cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
+                return False
+            if not self._sized:
+                scale = min(1.0, LONGER_SIDE / max(image.shape[:2]))
+                height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+                cv2.resizeWindow(self._title, width, height)
+                self._sized = True
             cv2.imshow(self._title, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-            pressed = cv2.waitKey(1) & 0xFF
-            return pressed not in QUIT and cv2.getWindowProperty(self._title, 0) >= 0
-        except cv2.error as error:
-            raise VideoError(f"no window can be shown: {error.err or error}") from error
+            return cv2.waitKey(1) & 0xFF not in QUIT
 
     def __exit__(
         self,
@@ -72,3 +89,13 @@ class Window:
         import cv2
 
         cv2.destroyAllWindows()
+
+    @staticmethod
+    @contextmanager
+    def _drawing() -> Iterator[None]:
+        import cv2
+
+        try:
+            yield
+        except cv2.error as error:
+            raise VideoError(f"no window can be shown: {error.err or error}") from error
