@@ -3,7 +3,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -32,12 +32,21 @@ def plain_nms(candidates, scores, threshold):
     return kept
 
 
-@settings(deadline=None)
+@pytest.fixture(params=["few", "many"])
+def either_way(request, monkeypatch):
+    """A few boxes and many go different ways; the way of the many is open to a few as well."""
+    if request.param == "many":
+        monkeypatch.setattr(boxes, "FEW", 0)
+
+
+@pytest.mark.usefixtures("either_way")
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scored_boxes(), st.sampled_from([0.0, 0.25, 1 / 3, 0.4, 0.5, 0.75, 1.0]))
 def test_nms_is_the_greedy_definition(candidates, threshold):
     assert boxes.nms(*candidates, threshold).tolist() == plain_nms(*candidates, threshold)
 
 
+@pytest.mark.usefixtures("either_way")
 def test_nms_drops_only_what_overlaps_more_than_the_threshold():
     half = np.array([[0, 0, 10, 10], [0, 0, 10, 5]], np.float32)
     scores = np.array([0.9, 0.8], np.float32)
@@ -45,6 +54,7 @@ def test_nms_drops_only_what_overlaps_more_than_the_threshold():
     assert boxes.nms(half, scores, 0.49).tolist() == [0]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_nms_of_odd_boxes():
     inside_out = np.array([[10, 10, 0, 0], [0, 0, 10, 10], [5, 5, 5, 5]], np.float32)
     scores = np.array([0.9, 0.8, 0.7], np.float32)
