@@ -225,6 +225,13 @@ def test_int8_convolutions_take_quantised_inputs_and_weights(int8, spec):
     # The last convolution of each head, once for each level, stays in float.
     assert len(outputs) == 2 * len(spec.levels)
     assert {weights[node.input[1]].shape[0] for node in outputs} == {1, 4}
+    # Nor is anything rounded on its way from there to the outputs.
+    after = {name for node in outputs for name in node.output}
+    for node in proto.graph.node:
+        if after & set(node.input):
+            after |= set(node.output)
+            assert node.op_type != "QuantizeLinear"
+    assert after >= {output.name for output in proto.graph.output}
     assert len(quantised) > 15
     for node in quantised:
         source = maker[node.input[1]].input

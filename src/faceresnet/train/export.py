@@ -186,8 +186,8 @@ def check(file: Path, model: FaceResNet) -> float:
 def quantise(file: Path, out: Path, spec: ModelSpec, calibration: Sequence[Photo]) -> None:
     """Write an int8 copy of a fp32 model: QDQ, weights by channel, activations calibrated.
 
-    One file serves ONNX Runtime and OpenVINO. The last convolution of each head stays in fp32:
-    it costs little, and its outputs are what scores and boxes are made of.
+    One file serves ONNX Runtime and OpenVINO. The last convolution of each head and what follows it
+    stay in fp32: it costs little, and its outputs are what scores and boxes are made of.
 
     Args:
         file: the fp32 model.
@@ -211,26 +211,25 @@ def quantise(file: Path, out: Path, spec: ModelSpec, calibration: Sequence[Photo
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=_output_convolutions(onnx.load(prepared)),
+            nodes_to_exclude=_heads_ends(onnx.load(prepared)),
             extra_options={"ActivationSymmetric": False},
         )
         write_onnx(onnx.load(quantised), spec, out)
 
 
-def _output_convolutions(proto: onnx.ModelProto) -> list[str]:
-    """Names of the convolutions nearest to the outputs, found walking up from them."""
+def _heads_ends(proto: onnx.ModelProto) -> list[str]:
+    """Names of the nodes from the last convolutions to the outputs, found walking up from these."""
     maker = {output: node for node in proto.graph.node for output in node.output}
     waiting = [output.name for output in proto.graph.output]
-    found = []
+    found = set()
     while waiting:
         node = maker.get(waiting.pop())
         if node is None:
             continue
-        if node.op_type == "Conv":
-            found.append(node.name)
-        else:
+        found.add(node.name)
+        if node.op_type != "Conv":
             waiting.extend(node.input)
-    return found
+    return sorted(found)
 
 
 class CalibrationPhotos:
