@@ -65,15 +65,16 @@ def reveal(head, outputs, anchors_per_cell):
         head.predict.bias.copy_(10 * a + k)
 
 
-@given(name=st.sampled_from(list(LEVELS)), height=sides, width=sides)
-@settings(max_examples=15, deadline=None)
+@given(name=st.sampled_from(list(LEVELS)), height=sides, width=sides, shared=st.booleans())
+@settings(max_examples=20, deadline=None)
 @torch.no_grad()
-def test_the_outputs_are_in_the_order_of_the_anchors(name, height, width):
-    network = small_network(levels=LEVELS[name], head_blocks=0)
+def test_the_outputs_are_in_the_order_of_the_anchors(name, height, width, shared):
+    network = small_network(levels=LEVELS[name], head_blocks=0, shared_head=shared)
     model = FaceResNet(network).eval()
     model.pyramid = CellNumbers(network)
-    reveal(model.classify, 1, network.anchors_per_cell)
-    reveal(model.regress, 4, network.anchors_per_cell)
+    reveal(model.classify, 5 if shared else 1, network.anchors_per_cell)
+    if not shared:
+        reveal(model.regress, 4, network.anchors_per_cell)
     logits, deltas = model(noise(1, height, width))
     # The position that each output says it has is where the anchor of the same index lies.
     said = logits[0].numpy().astype(int)
@@ -88,7 +89,8 @@ def test_the_outputs_are_in_the_order_of_the_anchors(name, height, width):
     x, y = (column + 0.5) * stride, (row + 0.5) * stride
     there = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 1)
     assert np.allclose(there, make_anchors(network.levels, (height, width)), atol=1e-3)
-    assert deltas[0].tolist() == [[code + k for k in range(4)] for code in said.tolist()]
+    codes = [[code + shared + k for k in range(4)] for code in said.tolist()]
+    assert deltas[0].tolist() == codes
 
 
 @pytest.mark.parametrize("name", ["three levels", "faceresnet-50"])

@@ -45,6 +45,12 @@ def train(
             metavar="NAME|FILE",
         ),
     ] = None,
+    narrow: Annotated[
+        bool,
+        typer.Option(
+            "--narrow", help="--init names weights of a wider network: keep its strongest filters."
+        ),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     set_: Annotated[
         list[str] | None,
@@ -111,6 +117,7 @@ def train(
         out,
         resume=resume,
         init=None if init is None else weights_file(init),
+        narrowed=narrow,
         data_device=data_device,
         keep=keep,
         workers=workers,

@@ -318,6 +318,7 @@ def train(
     *,
     resume: bool = False,
     init: Path | None = None,
+    narrowed: bool = False,
     data_device: str = "cpu",
     keep: str = "decoded",
     workers: int = 1,
@@ -337,6 +338,7 @@ def train(
         folder: the run folder.
         resume: go on from its last checkpoint.
         init: weights to start from (`load_weights`).
+        narrowed: these are of a wider network.
         data_device: ``cuda`` keeps photos in GPU memory and makes the batches there.
         keep: ``decoded`` or ``encoded`` (`PhotoSet`).
         workers: processes that make batches, for photos in main memory.
@@ -369,7 +371,7 @@ def train(
     lightning.seed_everything(recipe.seed, verbose=False)
     module = Training(recipe, folder, validation)
     if init is not None and not resume:
-        load_weights(module.model, init)
+        load_weights(module.model, init, narrowed=narrowed)
     if compiled:
         module.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         module.model.compile(dynamic=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
 
@@ -31,7 +32,9 @@ class Network:
         max_pool: pooling after it, as in ResNet.
         pyramid: channels of the feature pyramid.
         head_block: ``bottleneck`` (the paper's residual blocks) or ``conv`` (3×3 convolutions).
-        head_blocks: blocks in each of the two heads.
+        head_blocks: blocks in each head.
+        smooth: a 3×3 convolution of every level after the top-down path, as in the paper.
+        shared_head: one head predicts both scores and boxes, instead of one for each.
         prior: probability of a face that the untrained classifier gives everywhere (Lin et al.
             2017, section 4.1); None starts at 0.5 as the paper does.
         delta_scales: divisors of centre offsets and log sizes (`boxes.encode`).
@@ -47,6 +50,8 @@ class Network:
     pyramid: int = 256
     head_block: str = "bottleneck"
     head_blocks: int = 8
+    smooth: bool = True
+    shared_head: bool = False
     prior: float | None = 0.01
     delta_scales: tuple[float, float] = (0.1, 0.2)
 
@@ -95,10 +100,12 @@ class Network:
 class FeaturePyramid(nn.Module):
     """Top-down feature pyramid (Lin et al. 2016), with RetinaNet's extra coarse levels."""
 
-    def __init__(self, c_in: list[int], channels: int, extra: int) -> None:
+    def __init__(self, c_in: list[int], channels: int, extra: int, smooth: bool) -> None:
         super().__init__()
         self.lateral = nn.ModuleList([nn.Conv2d(c, channels, 1) for c in c_in])
-        self.output = nn.ModuleList([nn.Conv2d(channels, channels, 3, padding=1) for _ in c_in])
+        self.output = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, padding=1) if smooth else nn.Identity() for _ in c_in
+        )
         self.extra = nn.ModuleList(
             nn.Conv2d(c_in[-1] if i == 0 else channels, channels, 3, 2, padding=1)
             for i in range(extra)
@@ -179,27 +186,34 @@ class BottleneckBlock(nn.Module):
 
 
 class Head(nn.Module):
-    """One subnetwork, its convolutions shared by all levels."""
+    """One subnetwork, its convolutions shared by all levels.
 
-    def __init__(self, network: Network, outputs: int, bias: float) -> None:
+    Args:
+        network: what it is part of.
+        biases: from which each output of an anchor starts.
+    """
+
+    def __init__(self, network: Network, biases: Sequence[float]) -> None:
         super().__init__()
         block = BottleneckBlock if network.head_block == "bottleneck" else ConvBlock
         self.blocks = nn.ModuleList(
             block(network.pyramid, len(network.levels)) for _ in range(network.head_blocks)
         )
-        self.predict = nn.Conv2d(network.pyramid, outputs * network.anchors_per_cell, 3, padding=1)
+        self.outputs = len(biases)
+        anchors = network.anchors_per_cell
+        self.predict = nn.Conv2d(network.pyramid, len(biases) * anchors, 3, padding=1)
         nn.init.normal_(self.predict.weight, std=0.01)
-        assert self.predict.bias is not None
-        nn.init.constant_(self.predict.bias, bias)
+        self.predict.bias = nn.Parameter(torch.tensor(biases).repeat(anchors))
 
     def forward(self, levels: list[Tensor]) -> Tensor:
-        """Levels of (N, C, H, W) → (N, R · outputs), in the anchors' order."""
+        """Levels of (N, C, H, W) → (N, R, outputs), in the anchors' order."""
         flat = []
         for level, x in enumerate(levels):
             for block in self.blocks:
                 x = block(x, level)
             flat.append(self.predict(x).permute(0, 2, 3, 1).flatten(1))
-        return torch.cat(flat, dim=1)
+        joined = torch.cat(flat, dim=1)
+        return joined.view(joined.shape[0], -1, self.outputs)
 
 
 class FaceResNet(nn.Module):
@@ -218,10 +232,12 @@ class FaceResNet(nn.Module):
         )
         self.first_stage = 0 if network.levels[0].stride == 4 else 1
         stages = self.backbone.channels[self.first_stage :]
-        self.pyramid = FeaturePyramid(stages, network.pyramid, len(network.levels) - len(stages))
+        self.pyramid = FeaturePyramid(
+            stages, network.pyramid, len(network.levels) - len(stages), network.smooth
+        )
         bias = 0.0 if network.prior is None else -log((1 - network.prior) / network.prior)
-        self.classify = Head(network, 1, bias)
-        self.regress = Head(network, 4, 0.0)
+        self.classify = Head(network, (bias,) + (0.0,) * 4 * network.shared_head)
+        self.regress = None if network.shared_head else Head(network, (0.0,) * 4)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN), persistent=False)
@@ -239,5 +255,6 @@ class FaceResNet(nn.Module):
         """
         x = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
         levels = self.pyramid(self.backbone(x)[self.first_stage :])
-        deltas = self.regress(levels)
-        return self.classify(levels), deltas.view(deltas.shape[0], -1, 4)
+        found = self.classify(levels)
+        deltas = found[..., 1:] if self.regress is None else self.regress(levels)
+        return found[..., 0], deltas

@@ -333,6 +333,35 @@ def faceresnet_n_corrected() -> Recipe:
     )
 
 
+def faceresnet_n_narrow() -> Recipe:
+    """Faster: a narrower network that starts from the strongest filters of `faceresnet_n`'s.
+
+    ``faceresnet train --recipe faceresnet-n-narrow --init RUN4/checkpoints/last.ckpt --narrow
+    --data DIR3 --out RUN5``
+
+    48 instead of 64 channels at stride 8, one head for scores and boxes, no smoothing of the
+    pyramid; three anchors a place on three levels instead of two on four: 1.39 instead of 1.93
+    GMAC at 640×480.
+    """
+    before = faceresnet_n_corrected()
+    return replace(
+        before,
+        name="faceresnet-n-narrow",
+        network=replace(
+            before.network,
+            levels=(
+                Level(8, (8.0, 14.0, 24.0), (1.25,)),
+                Level(16, (40.0, 68.0, 116.0), (1.25,)),
+                Level(32, (198.0, 338.0, 576.0), (1.25,)),
+            ),
+            planes=(32, 48, 96, 128),
+            smooth=False,
+            shared_head=True,
+        ),
+        schedule=replace(before.schedule, iterations=12_000, rate=1.5e-3, average=0.999),
+    )
+
+
 RECIPES = {
     "paper": paper,
     "faceresnet-50": faceresnet_50,
@@ -340,6 +369,7 @@ RECIPES = {
     "faceresnet-n-native": faceresnet_n_native,
     "faceresnet-n-self": faceresnet_n_self,
     "faceresnet-n-corrected": faceresnet_n_corrected,
+    "faceresnet-n-narrow": faceresnet_n_narrow,
 }
 
 

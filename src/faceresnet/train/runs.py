@@ -16,6 +16,7 @@ from faceresnet.spec import ModelSpec
 from faceresnet.train import recipes
 from faceresnet.train.backbone import first_line, load_imagenet, load_state
 from faceresnet.train.model import FaceResNet
+from faceresnet.train.narrow import narrow
 from faceresnet.train.recipes import Recipe
 
 RECIPE_FILE = "recipe.json"
@@ -38,8 +39,13 @@ def read_recipe(folder: Path) -> Recipe:
         ) from error
 
 
-def load_weights(model: FaceResNet, file: Path) -> None:
+def load_weights(model: FaceResNet, file: Path, *, narrowed: bool = False) -> None:
     """Start from weights: a run's checkpoint, a shipped ``.safetensors``, or torchvision's ResNet.
+
+    Args:
+        model: what is to start.
+        file: the weights.
+        narrowed: they are of a wider network of the same kind (`narrow.narrow`).
 
     Raises:
         TrainingError: the file holds none of these, or of another network.
@@ -53,7 +59,7 @@ def load_weights(model: FaceResNet, file: Path) -> None:
         else:
             saved = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
             state = {name.removeprefix("model."): value for name, value in saved.items()}
-        load_state(model, state)
+        load_state(model, narrow(state, model) if narrowed else state)
     except Exception as error:
         raise TrainingError(
             f"{file} does not fit this recipe's network: {first_line(error)}. "

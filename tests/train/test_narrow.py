@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from faceresnet.errors import TrainingError
+from faceresnet.train.export import save_weights
+from faceresnet.train.model import FaceResNet
+from faceresnet.train.narrow import narrow
+from faceresnet.train.runs import load_weights
+from train.samples import small_network
+
+WIDE, NARROW = (16, 24, 24, 32), (12, 16, 20, 24)
+
+
+def networks(block):
+    """A wide network and a narrow one of the same kind; the narrow one has one head of its own."""
+    wide = small_network(block=block, depths=(1, 2, 1, 2), planes=WIDE, stem=12)
+    changes = {"planes": NARROW, "stem": 8, "smooth": False, "shared_head": True}
+    return wide, small_network(block=block, depths=(1, 2, 1, 2), **changes)
+
+
+def random_model(network, seed):
+    torch.manual_seed(seed)
+    model = FaceResNet(network).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean):
+                torch.nn.init.uniform_(tensor, 0.5, 1.5)
+    return model
+
+
+def silence(convolution, norm, dead):
+    """Make some channels 0, whatever comes in."""
+    for tensor in (convolution.weight.data, norm.weight.data, norm.bias.data):
+        tensor[dead] = 0
+
+
+def silence_all_but(model, planes, stem):
+    """Silence random channels until each layer has as many as a narrower network.
+
+    Returns:
+        of each stage, which channels are left.
+    """
+    backbone = model.backbone
+    silence(backbone.conv1, backbone.bn1, torch.randperm(len(backbone.conv1.weight))[stem:])
+    left = []
+    for number, width in enumerate(planes, start=1):
+        blocks = getattr(backbone, f"layer{number}")
+        last = 3 if hasattr(blocks[0], "conv3") else 2
+        expansion = blocks[0].expansion
+        order = torch.randperm(len(getattr(blocks[0], f"conv{last}").weight))
+        dead = order[width * expansion :]
+        for block in blocks:
+            for n in range(1, last):
+                convolution = getattr(block, f"conv{n}")
+                inner = torch.randperm(len(convolution.weight))[width:]
+                silence(convolution, getattr(block, f"bn{n}"), inner)
+            silence(getattr(block, f"conv{last}"), getattr(block, f"bn{last}"), dead)
+            if block.downsample is not None:
+                silence(*block.downsample, dead)
+        left.append(order[: width * expansion].sort().values)
+    return left
+
+
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+@torch.no_grad()
+def test_what_is_silent_is_what_goes(block):
+    wide, thin = networks(block)
+    before, after = random_model(wide, 1), random_model(thin, 2)
+    left = silence_all_but(before, NARROW, stem=8)
+    after.load_state_dict(narrow(before.state_dict(), after))
+    x = torch.rand(2, 3, 64, 96)
+    stages = list(zip(before.backbone(x), after.backbone(x), left, strict=True))
+    for wide_stage, thin_stage, channels in stages:
+        assert thin_stage.shape[1] == len(channels) < wide_stage.shape[1]
+        torch.testing.assert_close(thin_stage, wide_stage[:, channels])
+    laterals = zip(before.pyramid.lateral, after.pyramid.lateral, stages[1:], strict=True)
+    for wide_lateral, thin_lateral, (wide_stage, thin_stage, _) in laterals:
+        torch.testing.assert_close(thin_lateral(thin_stage), wide_lateral(wide_stage))
+
+
+@torch.no_grad()
+def test_what_fits_is_kept_and_the_rest_starts_anew():
+    wide, thin = networks("basic")
+    before, after = random_model(wide, 1), random_model(thin, 2)
+    fresh = {name: value.clone() for name, value in after.state_dict().items()}
+    kept = narrow(before.state_dict(), after)
+    state = before.state_dict()
+    tower = "classify.blocks.0.conv.weight"
+    assert torch.equal(kept[tower], state[tower])
+    predict = "classify.predict.weight"  # of five outputs instead of one
+    assert torch.equal(kept[predict], fresh[predict])
+    assert kept.keys() == fresh.keys()
+
+
+@torch.no_grad()
+def test_a_network_is_as_narrow_as_itself():
+    model = random_model(small_network(), 1)
+    kept = narrow(model.state_dict(), model)
+    assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_wider_network_is_refused_in_one_line(tmp_path):
+    wide, thin = networks("basic")
+    save_weights(FaceResNet(thin), tmp_path / "thin.safetensors")
+    with pytest.raises(TrainingError, match="8 filters, 12 are wanted") as caught:
+        load_weights(FaceResNet(wide), tmp_path / "thin.safetensors", narrowed=True)
+    assert "\n" not in str(caught.value)
+    deeper = FaceResNet(small_network(depths=(1, 3, 1, 2), planes=NARROW, stem=8))
+    with pytest.raises(TrainingError, match=r"layer2\.2\.conv2\.weight is missing"):
+        load_weights(deeper, tmp_path / "thin.safetensors", narrowed=True)
