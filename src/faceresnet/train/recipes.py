@@ -186,10 +186,10 @@ def faceresnet_50() -> Recipe:
     ``scripts/train-faceresnet-50.sh DATA OUT``
 
     Same backbone and pyramid; anchors of one ratio from 6 to 724 px on strides 4 to 64, lighter
-    heads, and the better loss, assignment and augmentation: 31.5 GMAC at 512×512. Photos are drawn
-    and disturbed as in the last part of `faceresnet_n`. One size of images, as a network is
-    compiled for each; 512,000 of them, for about 18 minutes on one H100 or H200 (docs/gpu.md has
-    the arithmetic; nobody has measured it).
+    heads, and the better loss, assignment and augmentation: 27.3 GMAC at 512×512, in int8 77 ms on
+    two CPU cores (docs/results.md). Photos are drawn and disturbed as in the last part of
+    `faceresnet_n`. One size of images, as a network is compiled for each; 512,000 of them, for
+    about 16 minutes on one H100 or H200 (docs/gpu.md has the arithmetic; nobody has measured it).
     Not trained yet: no weights are shipped, no result is claimed.
     """
     levels = tuple(Level(4 << i, (6.0 * 3**i, 10.4 * 3**i), (1.25,)) for i in range(5))
@@ -200,9 +200,10 @@ def faceresnet_50() -> Recipe:
             block="bottleneck",
             depths=(3, 4, 6, 3),
             planes=(64, 128, 256, 512),
-            pyramid=96,
+            pyramid=80,
             head_block="conv",
             head_blocks=2,
+            smooth=False,
         ),
         loss=Loss(),
         augmentation=replace(
