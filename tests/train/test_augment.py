@@ -21,6 +21,7 @@ from faceresnet.train.augment import (
     make_image,
     recolour,
     relight,
+    rescale,
     resize,
     turn,
 )
@@ -127,6 +128,42 @@ def test_boxes_follow_the_pixels(painted, grids):
     assert compared > 100
     if grids == (1.0,):
         assert 3 < flipped < 40  # red lies left of green, unless flipped
+
+
+@given(
+    scale=st.tuples(st.floats(0.1, 4), st.floats(0.1, 4)),
+    corner=st.tuples(st.floats(-50, 50), st.floats(-50, 50)),
+    sides=st.tuples(st.floats(1, 90), st.floats(1, 90)),
+    shortfall=st.floats(0, 2),
+)
+@settings(deadline=None)
+def test_scaled_boxes_fall_as_short_of_their_faces(scale, corner, sides, shortfall):
+    box = np.array([[*corner, *np.add(corner, sides)]])
+    outward = np.array([-1, -1, 1, 1]) * shortfall / 2
+    face = (box + outward) * np.tile(scale, 2)
+    scaled = rescale(box, np.array(scale), shortfall)
+    plain = np.multiply(sides, scale)
+    side = (scaled[:, 2:] - scaled[:, :2])[0]
+    whole = (face[:, 2:] - face[:, :2])[0] - shortfall
+    assert side == pytest.approx(np.maximum(whole, plain / 2), rel=1e-6)
+    assert scaled[:, :2] + scaled[:, 2:] == pytest.approx(face[:, :2] + face[:, 2:], abs=1e-6)
+
+
+def test_the_shortfall_of_reduced_photos_makes_boxes_smaller(painted):
+    reduced = replace(PLAIN, face_px=(6.0, 7.0), max_scale=1.0)
+    seen = 0
+    for seed in range(10):
+        plain, short = (
+            make_image(painted, replace(reduced, shortfall=px), 96, np.random.default_rng(seed))
+            for px in (0.0, 1.0)
+        )
+        assert torch.equal(plain[0], short[0])
+        inward = (short[1] - plain[1]) * [1, 1, -1, -1]
+        whole = (plain[1] > 0).all(1) & (plain[1] < 96).all(1)
+        assert (inward[whole] > 0).all()
+        assert (inward[whole] < 0.5).all()
+        seen += whole.sum()
+    assert seen > 10
 
 
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([64, 96, 160, 224]))
@@ -562,7 +599,8 @@ def test_resizing_averages():
         ({"face_px": (20.0, 10.0)}, "face_px must"),
         ({"face_px": (0.0, 10.0)}, "face_px must"),
         ({"max_scale": 0.0}, "max_scale must"),
-        ({"stretch": -0.1}, "stretch not negative"),
+        ({"stretch": -0.1}, "stretch and shortfall not negative"),
+        ({"shortfall": -0.1}, "stretch and shortfall not negative"),
         ({"flip": 1.5}, "flip must lie in"),
         ({"jpeg": -0.1}, "jpeg must lie in"),
         ({"turn": 1.5}, "turn must lie in"),

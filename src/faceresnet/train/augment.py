@@ -43,6 +43,9 @@ class Augmentation:
             annotators see them differ from large ones scaled down.
         max_scale: largest enlargement of a photo.
         stretch: largest relative change of the aspect ratio.
+        shortfall: px by which listed boxes are narrower and lower than their faces: 1 for lists, as
+            WIDER FACE's, that count from the first pixel to the last. A scaled photo's boxes fall
+            short by as much, so that tiny faces are learnt as the list would show them.
         min_face: px; smaller faces are ignored.
         min_visible: share of a cut face that must be left to teach it; less is ignored.
         flip: probability of a horizontal flip.
@@ -66,6 +69,7 @@ class Augmentation:
     native: float = 0.0
     max_scale: float = 6.0
     stretch: float = 0.15
+    shortfall: float = 0.0
     min_face: float = 5.0
     min_visible: float = 0.45
     flip: float = 0.5
@@ -88,8 +92,8 @@ class Augmentation:
             raise ValueError(f"grids must be probabilities, one above 0, got {self.grids}")
         if len(self.face_px) != 2 or not 0 < self.face_px[0] <= self.face_px[1]:
             raise ValueError(f"face_px must be two sizes, the smaller first, got {self.face_px}")
-        if self.max_scale <= 0 or self.stretch < 0:
-            raise ValueError("max_scale must be positive and stretch not negative")
+        if self.max_scale <= 0 or min(self.stretch, self.shortfall) < 0:
+            raise ValueError("max_scale must be positive, stretch and shortfall not negative")
         for name in (
             "fill",
             "native",
@@ -211,7 +215,7 @@ def paste(
     extent = np.round((high - low) * scale).astype(int).clip(1, cell_size - start)
     crop = resize(photo[low[1] : high[1], low[0] : high[0]], (int(extent[1]), int(extent[0])))
     scale = extent / (high - low)
-    moved = (faces - np.tile(low, 2)) * np.tile(scale, 2)
+    moved = rescale(faces - np.tile(low, 2), scale, augmentation.shortfall)
     if rng.random() < augmentation.flip:
         crop = crop.flip(1)
         moved = np.stack(
@@ -221,6 +225,16 @@ def paste(
 
     boxes, ignored = cut(moved, ignore, extent, augmentation)
     return boxes + np.tile(start, 2).astype(np.float32), ignored
+
+
+def rescale(faces: np.ndarray, scale: np.ndarray, shortfall: float) -> np.ndarray:
+    """Boxes (G, 4) of a photo in a copy of it scaled by (x, y), as short of their faces as before.
+
+    No side loses more than half.
+    """
+    scaled = faces * np.tile(scale, 2)
+    inward = np.minimum((1 - scale) * shortfall / 2, (scaled[:, 2:] - scaled[:, :2]) / 4)
+    return np.concatenate([scaled[:, :2] + inward, scaled[:, 2:] - inward], axis=1)
 
 
 def cut(

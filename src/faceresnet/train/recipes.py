@@ -359,6 +359,7 @@ def faceresnet_n_narrow() -> Recipe:
             smooth=False,
             shared_head=True,
         ),
+        augmentation=replace(before.augmentation, shortfall=1.0),
         schedule=replace(before.schedule, iterations=12_000, rate=1.5e-3, average=0.999),
     )
 
