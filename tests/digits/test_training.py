@@ -296,6 +296,17 @@ def test_recipes_survive_json(recipe, net) -> None:
     assert make_config(recipe, net, "numpy", iterations=20).evaluate_every == 100
 
 
+def test_a_recipe_knows_its_length() -> None:
+    length = {
+        (recipe, engine): make_config(recipe, "cnn", engine).iterations
+        for recipe in RECIPES
+        for engine in ("numpy", "torch")
+    }
+    assert length["paper", "numpy"] == 5_000
+    assert length["paper", "torch"] == 100_000
+    assert length["best", "numpy"] == length["best", "torch"] < 100_000
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
