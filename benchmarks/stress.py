@@ -4,9 +4,9 @@
 
 Every photo with a clear face, one that is large and well inside it, gives one picture of 640×640 px
 for each size: the photo scaled so that the face's side (√area) has that size, cut out around the
-face. (Large boxes at the border of a photo are mostly heads seen from behind.) Prints, for each size, the
-share of faces found (IoU ≥ 0.5 at the model's threshold), and the share found with exactly one box:
-no other box has its centre in the face.
+face. (Large boxes at the border of a photo are mostly heads seen from behind.) Prints, for each
+size, the share of faces found (IoU ≥ 0.5 at the model's threshold), and the share found with
+exactly one box: no other box has its centre in the face.
 """
 
 from __future__ import annotations

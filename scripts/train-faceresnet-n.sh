@@ -3,10 +3,10 @@
 #
 #   scripts/train-faceresnet-n.sh DATA OUT [option of faceresnet train ...]
 #
-# DATA is laid out as WIDER FACE. Five parts: faceresnet-n learns from the labels as they are;
+# DATA is laid out as WIDER FACE. Five parts: faceresnet-n-wide learns from the labels as they are;
 # faceresnet-n-native adds tiny faces in their own size; then the model labels its training photos
 # again (data relabel) and faceresnet-n-self learns from those; faceresnet-n-corrected learns from
-# labels corrected by a list; last, faceresnet-n-narrow, a faster network, starts from the strongest
+# labels corrected by a list; last, faceresnet-n, a narrower network, starts from the strongest
 # filters of that one. Killed at any point, the same command goes on.
 #
 # EVENTS names the events of DATA whose labels leave out no face, CORRECTIONS the list for `data
@@ -36,8 +36,8 @@ part() {
 }
 
 mkdir -p "$out"
-part faceresnet-n "$data" "" "$@"
-part faceresnet-n-native "$data" "$out/faceresnet-n/checkpoints/last.ckpt" "$@"
+part faceresnet-n-wide "$data" "" "$@"
+part faceresnet-n-native "$data" "$out/faceresnet-n-wide/checkpoints/last.ckpt" "$@"
 if [ ! -e "$out/relabelled/done" ]; then
   faceresnet export "$out/faceresnet-n-native" --out "$out/teacher.onnx" --checkpoint last
   faceresnet data relabel --data "$data" --out "$out/relabelled" --model "$out/teacher.onnx" \
@@ -51,6 +51,6 @@ if [ -n "$corrections" ]; then
   faceresnet data correct --data "$data" --out "$labels" --corrections "$corrections"
 fi
 part faceresnet-n-corrected "$labels" "$out/faceresnet-n-self/checkpoints/last.ckpt" "$@"
-part faceresnet-n-narrow "$labels" "$out/faceresnet-n-corrected/checkpoints/last.ckpt" --narrow "$@"
-faceresnet export "$out/faceresnet-n-narrow" --out "$out/faceresnet-n.onnx" --int8 --data "$data" \
-  --checkpoint last --name faceresnet-n --weights "$out/faceresnet-n.safetensors"
+part faceresnet-n "$labels" "$out/faceresnet-n-corrected/checkpoints/last.ckpt" --narrow "$@"
+faceresnet export "$out/faceresnet-n" --out "$out/faceresnet-n.onnx" --int8 --data "$data" \
+  --checkpoint last --weights "$out/faceresnet-n.safetensors"

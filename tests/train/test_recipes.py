@@ -59,7 +59,7 @@ def test_the_improved_recipes_reach_tiny_faces_and_faces_that_fill_the_frame():
     for name in ("faceresnet-50", "faceresnet-n"):
         sizes = [size for level in recipe(name).network.levels for size in level.sizes]
         assert min(sizes) <= 8
-        assert max(sizes) >= 600
+        assert max(sizes) >= 512
 
 
 def test_an_unknown_recipe_is_refused_with_the_names_there_are():

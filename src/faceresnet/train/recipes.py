@@ -185,12 +185,11 @@ def faceresnet_50() -> Recipe:
 
     ``scripts/train-faceresnet-50.sh DATA OUT``
 
-    Same backbone and pyramid; anchors of one ratio from 6 to 724 px on strides 4 to 64, lighter
-    heads, and the better loss, assignment and augmentation: 27.3 GMAC at 512×512, in int8 77 ms on
-    two CPU cores (docs/results.md). Photos are drawn and disturbed as in the last part of
-    `faceresnet_n`. One size of images, as a network is compiled for each; 512,000 of them, for
-    about 16 minutes on one H100 or H200 (docs/gpu.md has the arithmetic; nobody has measured it).
-    Not trained yet: no weights are shipped, no result is claimed.
+    Same backbone; anchors of one ratio from 6 to 724 px on strides 4 to 64, lighter heads, and the
+    better loss, assignment and augmentation: 27.3 GMAC at 512×512, in int8 77 ms on two CPU cores
+    (docs/results.md). Photos are drawn and disturbed as for `faceresnet_n`. One size of images, as
+    a network is compiled for each; 512,000 of them, for about 16 minutes on one H100 or H200
+    (docs/gpu.md has the arithmetic; nobody has measured it). Not trained yet: no weights are shipped, no result is claimed.
     """
     levels = tuple(Level(4 << i, (6.0 * 3**i, 10.4 * 3**i), (1.25,)) for i in range(5))
     return Recipe(
@@ -207,7 +206,7 @@ def faceresnet_50() -> Recipe:
         ),
         loss=Loss(),
         augmentation=replace(
-            faceresnet_n_corrected().augmentation,
+            faceresnet_n().augmentation,
             sizes=(512,),
             grids=(0.55, 0.3, 0.15),
             face_px=(6.0, 640.0),
@@ -216,17 +215,17 @@ def faceresnet_50() -> Recipe:
     )
 
 
-def faceresnet_n() -> Recipe:
-    """The small model: real time on two CPU cores.
+def faceresnet_n_wide() -> Recipe:
+    """The first of five parts of the small model: a wider network than that which is shipped.
 
-    ``faceresnet train --recipe faceresnet-n --data DIR --out RUN``
+    ``faceresnet train --recipe faceresnet-n-wide --data DIR --out RUN1``
 
     A ResNet of seven basic blocks, 32 to 128 channels, and a pyramid of four levels. Two CPU cores
     in bfloat16: 1 h 50 min for 8,750 iterations, with numbers that moved on the way to these; AP
     .905 on facecount and .411 on wider_small (docs/results.md). `faceresnet_n_native` goes on.
     """
     return Recipe(
-        name="faceresnet-n",
+        name="faceresnet-n-wide",
         network=Network(
             levels=(
                 Level(8, (8.0, 16.0), (1.25,)),
@@ -262,7 +261,7 @@ def faceresnet_n() -> Recipe:
 
 
 def faceresnet_n_native() -> Recipe:
-    """The second part of `faceresnet_n`: tiny faces as they are, not large ones scaled down.
+    """The second part: tiny faces as they are, not large ones scaled down.
 
     ``faceresnet train --recipe faceresnet-n-native --init RUN1/checkpoints/last.ckpt --data DIR
     --out RUN2``
@@ -271,7 +270,7 @@ def faceresnet_n_native() -> Recipe:
     than scaling does: three in five single photos keep their own size. 12 minutes on two CPU cores;
     AP .908 on facecount and .423 on wider_small in fp32.
     """
-    first = faceresnet_n()
+    first = faceresnet_n_wide()
     return replace(
         first,
         name="faceresnet-n-native",
@@ -288,7 +287,7 @@ def faceresnet_n_native() -> Recipe:
 
 
 def faceresnet_n_self() -> Recipe:
-    """The third part of `faceresnet_n`: photos whose labels the model itself has mended.
+    """The third part: photos whose labels the model itself has mended.
 
     ``faceresnet train --recipe faceresnet-n-self --init RUN2/checkpoints/last.ckpt --data DIR2
     --out RUN3``, where ``faceresnet data relabel`` made DIR2
@@ -312,7 +311,7 @@ def faceresnet_n_self() -> Recipe:
 
 
 def faceresnet_n_corrected() -> Recipe:
-    """The last part of `faceresnet_n`: corrected labels, harder pictures, larger faces.
+    """The fourth part: corrected labels, harder pictures, larger faces.
 
     ``faceresnet train --recipe faceresnet-n-corrected --init RUN3/checkpoints/last.ckpt
     --data DIR3 --out RUN4``, where ``faceresnet data correct`` made DIR3
@@ -334,20 +333,21 @@ def faceresnet_n_corrected() -> Recipe:
     )
 
 
-def faceresnet_n_narrow() -> Recipe:
-    """Faster: a narrower network that starts from the strongest filters of `faceresnet_n`'s.
+def faceresnet_n() -> Recipe:
+    """The small model: real time on two CPU cores.
 
-    ``faceresnet train --recipe faceresnet-n-narrow --init RUN4/checkpoints/last.ckpt --narrow
-    --data DIR3 --out RUN5``
+    ``faceresnet train --recipe faceresnet-n --init RUN4/checkpoints/last.ckpt --narrow --data DIR3
+    --out RUN5``, or without ``--init`` from nothing, or from ``--init faceresnet-n`` on
 
-    48 instead of 64 channels at stride 8, one head for scores and boxes, no smoothing of the
-    pyramid; three anchors a place on three levels instead of two on four: 1.39 instead of 1.93
-    GMAC at 640×480.
+    The last of its five parts (scripts/train-faceresnet-n.sh) starts from the strongest filters of
+    the wider network: 48 instead of 64 channels at stride 8, one head for scores and boxes, no
+    smoothing of the pyramid, three anchors a place on three levels instead of two on four; 1.39
+    instead of 1.93 GMAC at 640×480.
     """
     before = faceresnet_n_corrected()
     return replace(
         before,
-        name="faceresnet-n-narrow",
+        name="faceresnet-n",
         network=replace(
             before.network,
             levels=(
@@ -368,10 +368,10 @@ RECIPES = {
     "paper": paper,
     "faceresnet-50": faceresnet_50,
     "faceresnet-n": faceresnet_n,
+    "faceresnet-n-wide": faceresnet_n_wide,
     "faceresnet-n-native": faceresnet_n_native,
     "faceresnet-n-self": faceresnet_n_self,
     "faceresnet-n-corrected": faceresnet_n_corrected,
-    "faceresnet-n-narrow": faceresnet_n_narrow,
 }
 
 
