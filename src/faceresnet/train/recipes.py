@@ -189,7 +189,9 @@ def faceresnet_50() -> Recipe:
     better loss, assignment and augmentation: 27.3 GMAC at 512×512, in int8 77 ms on two CPU cores
     (docs/results.md). Photos are drawn and disturbed as for `faceresnet_n`. One size of images, as
     a network is compiled for each; 512,000 of them, for about 16 minutes on one H100 or H200
-    (docs/gpu.md has the arithmetic; nobody has measured it). Not trained yet: no weights are shipped, no result is claimed.
+    (docs/gpu.md has the arithmetic; nobody has measured it).
+
+    Not trained yet: no weights are shipped, no result is claimed.
     """
     levels = tuple(Level(4 << i, (6.0 * 3**i, 10.4 * 3**i), (1.25,)) for i in range(5))
     return Recipe(
