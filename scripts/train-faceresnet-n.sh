@@ -26,7 +26,7 @@ part() {
   shift 3
   [ ! -e "$run/done" ] || return 0
   local how=()
-  if [ -e "$run/recipe.json" ]; then
+  if [ -e "$run/checkpoints/last.ckpt" ]; then
     how=(--resume)
   elif [ -n "$init" ]; then
     how=(--init "$init")

@@ -233,6 +233,7 @@ def test_show_gets_every_drawn_frame_in_the_calling_thread_and_can_end(clip, det
     with open_video(clip) as video:
         report = annotate(video, detectors, Options(), show=show)
     assert report.stopped
+    assert report.closed
     assert 7 <= report.frames < 24
     assert (shown[0] == RED).all(axis=2).any()
 

@@ -25,7 +25,8 @@ def random_model(network, seed):
     model = FaceResNet(network).eval()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.bias.data, module.running_mean):
+            parts = module.weight.data, module.bias.data, module.running_mean, module.running_var
+            for tensor in parts:
                 torch.nn.init.uniform_(tensor, 0.5, 1.5)
     return model
 
@@ -101,12 +102,48 @@ def test_a_network_is_as_narrow_as_itself():
     assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("gamma", "variance"), [(0.1, 1.0), (1.0, 100.0)])
+def test_filters_are_as_strong_as_their_normalisation_leaves_them(gamma, variance):
+    before = random_model(small_network(), 1)
+    backbone = before.backbone
+    backbone.conv1.weight[:] = 1.0
+    backbone.bn1.weight[:], backbone.bn1.running_var[:] = 1.0, 1.0
+    weak = torch.tensor([2, 5, 11])
+    backbone.bn1.weight[weak], backbone.bn1.running_var[weak] = gamma, variance
+    backbone.conv1.weight[7], backbone.bn1.running_var[7] = 0.0, 0.0  # dead, not infinitely strong
+    thin = FaceResNet(small_network(stem=12))
+    backbone.bn1.bias[:] = torch.arange(16)
+    kept = narrow(before.state_dict(), thin)
+    left = [n for n in range(16) if n not in (2, 5, 7, 11)]
+    assert kept["backbone.bn1.bias"].tolist() == left
+
+
+@torch.no_grad()
+def test_a_stage_without_projection_keeps_the_channels_that_reach_it():
+    """Basic blocks behind a pooling, as in ResNet-18: the first shortcut is the identity."""
+    shape = {"max_pool": True, "planes": (16, 24, 24, 32)}
+    before = random_model(small_network(stem=16, **shape), 1)
+    silence(before.backbone.conv1, before.backbone.bn1, torch.tensor([0, 3, 4, 9]))
+    inner = before.backbone.layer1[0]
+    silence(inner.conv2, inner.bn2, torch.tensor([0, 3, 4, 9]))
+    silence(inner.conv1, inner.bn1, torch.tensor([1, 2, 12, 15]))
+    after = random_model(small_network(stem=12, **{**shape, "planes": (12, 24, 24, 32)}), 2)
+    after.load_state_dict(narrow(before.state_dict(), after))
+    x = torch.rand(2, 3, 64, 96)
+    for wide_stage, thin_stage in zip(before.backbone(x)[1:], after.backbone(x)[1:], strict=True):
+        torch.testing.assert_close(thin_stage, wide_stage)
+
+
 def test_a_wider_network_is_refused_in_one_line(tmp_path):
     wide, thin = networks("basic")
     save_weights(FaceResNet(thin), tmp_path / "thin.safetensors")
     with pytest.raises(TrainingError, match="8 filters, 12 are wanted") as caught:
         load_weights(FaceResNet(wide), tmp_path / "thin.safetensors", narrowed=True)
     assert "\n" not in str(caught.value)
-    deeper = FaceResNet(small_network(depths=(1, 3, 1, 2), planes=NARROW, stem=8))
-    with pytest.raises(TrainingError, match=r"layer2\.2\.conv2\.weight is missing"):
-        load_weights(deeper, tmp_path / "thin.safetensors", narrowed=True)
+    for depths in ((1, 3, 1, 2), (1, 1, 1, 2)):
+        other = FaceResNet(small_network(depths=depths, planes=NARROW, stem=8))
+        with pytest.raises(TrainingError, match=r"another kind or depth: backbone\.layer2\."):
+            load_weights(other, tmp_path / "thin.safetensors", narrowed=True)
+    with pytest.raises(TrainingError, match="narrowed from a checkpoint"):
+        load_weights(FaceResNet(thin), tmp_path / "thin.pth", narrowed=True)

@@ -81,6 +81,7 @@ class Report:
         wall_s: from the first frame to the last.
         stages: of each stage its items and the seconds that it worked.
         stopped: it was ended before the video was.
+        closed: by closing the window that showed it.
         broke_off: why a camera or an address came to an end too early.
         warnings: what of the source the film does not keep.
     """
@@ -92,6 +93,7 @@ class Report:
     wall_s: float = 0.0
     stages: dict[str, tuple[int, float]] = field(default_factory=dict)
     stopped: bool = False
+    closed: bool = False
     broke_off: str | None = None
     warnings: tuple[str, ...] = ()
 
@@ -284,6 +286,7 @@ def annotate(
         for seen in progress(finder(_whatever_comes(frames, report))):
             picture = draw(seen) if show is not None else None
             if show is not None and picture is not None and not show(picture):
+                report.closed = True
                 stop.set()
             writer.put((seen, picture))
             report.frames += 1

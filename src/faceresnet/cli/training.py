@@ -106,6 +106,8 @@ def train(
     chosen = recipes.override(chosen, set_ or ())
     if data is None:
         raise ValueError("train needs photos: give --data")
+    if narrow and init is None and not resume:
+        raise ValueError("--narrow needs the weights of a wider network: give --init")
     training = read(data, "train", event)
     validation = read(data, "val", event, optional=True)
     if not validation:

@@ -88,29 +88,30 @@ def video(
     Ends with a table of frames/s by stage. Ctrl-C or SIGTERM stops it and keeps what was recorded
     until then.
     """
+    from faceresnet.apps.video import Options, annotate, open_detectors
+    from faceresnet.detector import FaceDetector
     from faceresnet.video.addresses import mask
+    from faceresnet.video.reading import open_video
     from faceresnet.video.window import Window
+    from faceresnet.video.writing import Encoding, VideoWriter
+
+    options = Options(every=every, track=track)
+
+    def make(threads: int) -> FaceDetector:
+        return FaceDetector(
+            model,
+            threshold=threshold,
+            max_side=max_side,
+            tile=parse_tile(tile),
+            engine=engine,
+            device=device,
+            threads=threads,
+        )
 
     with ExitStack() as stack:
         stop = stack.enter_context(signals_stop())
+        # Before open_video, which loads PyAV.
         window = stack.enter_context(Window(mask(source))) if show else None
-
-        from faceresnet.apps.video import Options, annotate, open_detectors  # after the window
-        from faceresnet.detector import FaceDetector
-        from faceresnet.video.reading import open_video
-        from faceresnet.video.writing import Encoding, VideoWriter
-
-        def make(threads: int) -> FaceDetector:
-            return FaceDetector(
-                model,
-                threshold=threshold,
-                max_side=max_side,
-                tile=parse_tile(tile),
-                engine=engine,
-                device=device,
-                threads=threads,
-            )
-
         opened = stack.enter_context(
             open_video(
                 source,
@@ -128,7 +129,7 @@ def video(
         report = annotate(
             opened,
             open_detectors(make, threads),
-            Options(every=every, track=track),
+            options,
             film=film,
             lines=lines,
             show=window,
@@ -140,7 +141,7 @@ def video(
     _print_report(report, opened, save, json, bare=film is None and lines is None and not show)
     if report.broke_off or report.lost:
         raise typer.Exit(1)
-    if report.stopped and not opened.live:
+    if report.stopped and not report.closed and not opened.live:
         raise KeyboardInterrupt
 
 

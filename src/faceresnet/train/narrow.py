@@ -6,23 +6,23 @@ Efficient ConvNets"), here with its normalisation folded in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from faceresnet.train.model import FaceResNet
 
-Channels = Tensor
-"""Indices of the channels that are kept, ascending."""
+#: Of batch normalisation, as PyTorch has it.
+EPSILON = 1e-5
 
 
 def narrow(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
     """Weights for a network from those of one that is as wide or wider.
 
-    The backbone and the pyramid's lateral convolutions keep their strongest filters; of everything
-    else what has the same name and shape is taken over, and the rest stays as it is in `model`, to
-    be learnt anew.
+    The backbone keeps its strongest filters, and the pyramid's lateral convolutions the inputs that
+    are left. Of everything else what has the same name and shape is taken over, and the rest stays
+    as it is in `model`, to be learnt anew.
 
     Args:
         state: weights of the wide network, by name.
@@ -32,79 +32,90 @@ def narrow(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
         a state dict of `model`.
 
     Raises:
-        ValueError: a part of the backbone is missing in `state`, or narrower there.
+        ValueError: `state` is of a backbone that is narrower, or of another kind or depth.
     """
     own = model.state_dict()
-    kept = {
-        name: state[name] if name in state and state[name].shape == value.shape else value
-        for name, value in own.items()
-    }
-    source = _Source(state, own, kept)
-    stem = source.strongest([("backbone.conv1", "backbone.bn1")])
-    source.take("backbone.conv1", "backbone.bn1", stem, None)
-    before = stem
+    _check_same_kind(state, own)
+    narrowing = _Narrowing(state, own)
+    stem = narrowing.strongest([("backbone.conv1", "backbone.bn1")])
+    narrowing.keep("backbone.conv1", "backbone.bn1", stem, None)
+    channels = stem
     for stage in range(1, 5):
         blocks = len(getattr(model.backbone, f"layer{stage}"))
-        before = _narrow_stage(source, f"backbone.layer{stage}", blocks, before)
+        channels = _narrow_stage(narrowing, f"backbone.layer{stage}", blocks, channels)
         level = stage - 1 - model.first_stage
         if level >= 0:
-            lateral = f"pyramid.lateral.{level}.weight"
-            if lateral in state and len(state[lateral]) == len(own[lateral]):
-                kept[lateral] = state[lateral][:, before]
-    return kept
+            narrowing.keep_inputs(f"pyramid.lateral.{level}.weight", channels)
+    return narrowing.kept
 
 
-def _narrow_stage(source: _Source, stage: str, blocks: int, before: Channels) -> Channels:
+def _check_same_kind(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuse weights whose backbone or lateral convolutions are not called as the network's."""
+    parts = ("backbone.", "pyramid.lateral.")
+    ours, theirs = ({name for name in names if name.startswith(parts)} for names in (own, state))
+    if ours != theirs:
+        what = f"{min(ours - theirs)} is missing" if ours - theirs else min(theirs - ours)
+        raise ValueError(f"the backbone is of another kind or depth: {what}")
+
+
+def _narrow_stage(narrowing: _Narrowing, stage: str, blocks: int, before: Tensor) -> Tensor:
     """Narrow the blocks of a stage; `before` are the channels that reach it, returned those after.
 
     All blocks add to the same channels, so their last convolutions choose together.
     """
     names = [f"{stage}.{block}" for block in range(blocks)]
-    convolutions = [n for n in (1, 2, 3) if f"{names[0]}.conv{n}.weight" in source.own]
+    convolutions = [n for n in (1, 2, 3) if f"{names[0]}.conv{n}.weight" in narrowing.state]
     last = convolutions[-1]
     adding = [(f"{name}.conv{last}", f"{name}.bn{last}") for name in names]
-    shortcuts = [f"{name}.downsample" for name in names]
-    shortcuts = [name for name in shortcuts if f"{name}.0.weight" in source.own]
-    adding += [(f"{name}.0", f"{name}.1") for name in shortcuts]
-    after = source.strongest(adding)
+    projection = f"{names[0]}.downsample.0", f"{names[0]}.downsample.1"
+    if f"{projection[0]}.weight" in narrowing.state:
+        after = narrowing.strongest([*adding, projection])
+        narrowing.keep(*projection, after, before)
+    else:  # what comes in is added as it is
+        after = before
     for name in names:
-        incoming = inner = before if name == names[0] else after
+        inner = before if name == names[0] else after
         for n in convolutions:
             layer = f"{name}.conv{n}", f"{name}.bn{n}"
-            outgoing = after if n == last else source.strongest([layer])
-            source.take(*layer, outgoing, inner)
+            outgoing = after if n == last else narrowing.strongest([layer])
+            narrowing.keep(*layer, outgoing, inner)
             inner = outgoing
-        if f"{name}.downsample" in shortcuts:
-            source.take(f"{name}.downsample.0", f"{name}.downsample.1", after, incoming)
     return after
 
 
-class _Source:
-    """Where weights come from, what shape they must have, and where they go."""
+class _Narrowing:
+    """The weights that come, the shapes that are wanted, and the weights that are kept."""
 
-    def __init__(
-        self, state: Mapping[str, Tensor], own: Mapping[str, Tensor], kept: dict[str, Tensor]
-    ) -> None:
-        self.state, self.own, self.kept = state, own, kept
+    def __init__(self, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+        self.state, self._own = state, own
+        self.kept = {
+            name: state[name] if name in state and state[name].shape == value.shape else value
+            for name, value in own.items()
+        }
 
-    def strongest(self, layers: list[tuple[str, str]]) -> Channels:
-        """The strongest output channels of convolutions with their normalisations, summed up."""
-        wanted = len(self.own[f"{layers[0][0]}.weight"])
+    def strongest(self, layers: Sequence[tuple[str, str]]) -> Tensor:
+        """Indices, ascending, of the strongest filters of convolutions with their normalisations.
+
+        Several layers add up: they choose the same filters.
+        """
+        wanted = len(self._own[f"{layers[0][0]}.weight"])
         strength = torch.stack([self._strength(*layer) for layer in layers]).sum(0)
         if len(strength) < wanted:
             raise ValueError(f"{layers[0][0]} has {len(strength)} filters, {wanted} are wanted")
         return strength.topk(wanted).indices.sort().values
 
     def _strength(self, convolution: str, norm: str) -> Tensor:
-        if f"{convolution}.weight" not in self.state:
-            raise ValueError(f"{convolution}.weight is missing")
-        weight = self.state[f"{convolution}.weight"]
-        scale = self.state[f"{norm}.weight"] / self.state[f"{norm}.running_var"].sqrt()
-        return scale.abs() * weight.abs().sum(dim=(1, 2, 3))
+        scale = self.state[f"{norm}.weight"] / (self.state[f"{norm}.running_var"] + EPSILON).sqrt()
+        return scale.abs() * self.state[f"{convolution}.weight"].abs().sum(dim=(1, 2, 3))
 
-    def take(self, convolution: str, norm: str, out: Channels, into: Channels | None) -> None:
-        """Keep the channels `out` of a convolution and its normalisation, fed by `into`."""
+    def keep(self, convolution: str, norm: str, out: Tensor, into: Tensor | None) -> None:
+        """Keep the filters `out` of a convolution and its normalisation, fed by `into`."""
         weight = self.state[f"{convolution}.weight"][out]
         self.kept[f"{convolution}.weight"] = weight if into is None else weight[:, into]
         for part in ("weight", "bias", "running_mean", "running_var"):
             self.kept[f"{norm}.{part}"] = self.state[f"{norm}.{part}"][out]
+
+    def keep_inputs(self, name: str, channels: Tensor) -> None:
+        """Keep a convolution's weights for these inputs, if it has as many filters as wanted."""
+        if len(self.state[name]) == len(self._own[name]):
+            self.kept[name] = self.state[name][:, channels]

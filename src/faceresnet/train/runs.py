@@ -51,6 +51,8 @@ def load_weights(model: FaceResNet, file: Path, *, narrowed: bool = False) -> No
         TrainingError: the file holds none of these, or of another network.
     """
     if file.suffix != ".ckpt" and file.suffix != ".safetensors":
+        if narrowed:
+            raise TrainingError(f"a network is narrowed from a checkpoint or .safetensors: {file}")
         load_imagenet(model.backbone, file)
         return
     try:
@@ -63,7 +65,8 @@ def load_weights(model: FaceResNet, file: Path, *, narrowed: bool = False) -> No
     except Exception as error:
         raise TrainingError(
             f"{file} does not fit this recipe's network: {first_line(error)}. "
-            "Expected a checkpoint or .safetensors of the same recipe."
+            f"Expected a checkpoint or .safetensors of {'a wider' if narrowed else 'the same'} "
+            "network."
         ) from error
 
 

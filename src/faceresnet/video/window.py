@@ -24,8 +24,8 @@ class Window:
         with Window("clip.mp4") as window:
             while window(image): ...
 
-    It must be there before PyAV, and with it `faceresnet.video.reading`, is imported: PyAV brings
-    system libraries of its own with which the Qt of OpenCV freezes where it opens its first window.
+    It must be there before `open_video` imports PyAV, which brings system libraries of its own: the
+    Qt of OpenCV freezes with them where it opens its first window.
     """
 
     def __init__(self, title: str) -> None:
@@ -50,8 +50,10 @@ class Window:
             raise VideoError(  # Qt would end the whole program
                 "there is no screen for a window (DISPLAY is not set): write a file with --save"
             )
-        if gui.startswith("QT") and "av" in sys.modules:
-            raise VideoError("a window must be opened before PyAV (av) is imported")
+        if gui.startswith("QT") and sys.modules.get("av") is not None:
+            raise VideoError(
+                "a window must be opened before PyAV (av) is imported: make it before open_video"
+            )
         self._title, self._sized = title, False
         with self._drawing():
             # Scalable, in the picture's proportions, and without Qt's row of buttons.
@@ -69,9 +71,9 @@ class Window:
         """
         import cv2
 
+        if self._is_closed():
+            return False
         with self._drawing():
-            if cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
-                return False
             if not self._sized:
                 scale = min(1.0, LONGER_SIDE / max(image.shape[:2]))
                 height, width = (max(1, round(side * scale)) for side in image.shape[:2])
@@ -89,6 +91,14 @@ class Window:
         import cv2
 
         cv2.destroyAllWindows()
+
+    def _is_closed(self) -> bool:
+        import cv2
+
+        try:
+            return cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) == 0  # −1: not known
+        except cv2.error:  # Qt, when its last window is gone
+            return True
 
     @staticmethod
     @contextmanager
