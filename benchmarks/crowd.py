@@ -4,14 +4,15 @@
 
 Two kinds: the validation photos with more than 200 listed faces, enlarged to look at; and a wall of
 validation photos side by side, 4,000 px wide. Prints the listed faces, those found (IoU ≥ 0.5 at
-the model's threshold), and the boxes that lie on none (IoU < 0.3): false ones, and faces that the
-lists leave out. Only the pictures tell these apart.
+the model's threshold), and the boxes that lie on none (IoU < 0.3), nor on an ignored one: false
+ones, and faces that the lists leave out. Only the pictures tell these apart.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,70 +22,93 @@ from rich.table import Table
 from faceresnet import FaceDetector, boxes, images
 from faceresnet.widerface import Photo, read_split
 
+#: Listed faces from which on a photo is a crowd.
 CROWD = 200
-ENLARGE = 2.0
-TILE = 640
+#: How many times a crowd's photo is enlarged, and the tiles that are looked at, px.
+ENLARGE, TILE = 2.0, 640
 #: Width of the wall and height of each of its rows, px.
 WALL, ROW = 4_000, 400
 
 
-def wall(photos: Sequence[Photo]) -> tuple[np.ndarray, np.ndarray]:
-    """Photos in rows until there are `CROWD` faces and the row is full: (H, W, 3), (G, 4) px."""
-    rows, faces, row, left, top = [], [np.zeros((0, 4), np.float32)], [], 0, 0
+@dataclass
+class Crowd:
+    """A picture of many faces: `image` (H, W, 3), listed `faces` and `ignored` boxes (G, 4) px."""
+
+    name: str
+    image: np.ndarray
+    faces: np.ndarray
+    ignored: np.ndarray
+    enlarge: float = 1.0
+
+
+def wall(photos: Sequence[Photo]) -> Crowd:
+    """Photos in rows until they hold `CROWD` faces, the last row as far as it got."""
+    canvas = np.full((ROW, WALL, 3), images.PADDING, np.uint8)
+    rows, left, boxes_, ignore = [canvas], 0, [], []
     for photo in photos:
-        image = photo.read()
-        width = round(image.shape[1] * ROW / image.shape[0])
-        if photo.ignore.any() or not len(photo.faces):
+        if sum((~one).sum() for one in ignore) > CROWD:
+            break
+        if not len(photo.faces) or len(photo.faces) > CROWD:
             continue
+        image = photo.read()
+        scale = ROW / image.shape[0]
+        width = round(image.shape[1] * scale)
         if left + width > WALL:
-            row.append(np.full((ROW, WALL - left, 3), images.PADDING, np.uint8))
-            rows.append(np.concatenate(row, axis=1))
-            row, left, top = [], 0, top + ROW
-            if sum(map(len, faces)) > CROWD:
-                break
-        row.append(images.resize(image, (ROW, width)))
-        scaled = photo.faces * (ROW / image.shape[0])
-        faces.append(scaled + np.array([left, top, left, top], np.float32))
+            rows.append(canvas.copy())
+            left = 0
+        if width > WALL:
+            continue
+        rows[-1][:, left : left + width] = images.resize(image, (ROW, width))
+        shift = np.array([left, (len(rows) - 1) * ROW] * 2, np.float32)
+        boxes_.append(photo.faces * np.float32(scale) + shift)
+        ignore.append(photo.ignore)
         left += width
-    return np.concatenate(rows), np.concatenate(faces)
+    if not ignore:
+        raise SystemExit("no photo has a face: --data needs validation photos")
+    listed, ignored = np.concatenate(boxes_), np.concatenate(ignore)
+    return Crowd("wall", np.concatenate(rows), listed[~ignored], listed[ignored])
 
 
-def crowds(photos: Sequence[Photo]) -> Iterator[tuple[str, np.ndarray, np.ndarray, float]]:
-    """Name, image, listed faces, and how many times enlarged it is looked at."""
+def crowds(photos: Sequence[Photo]) -> Iterator[Crowd]:
+    """The photos with more than `CROWD` faces, and the wall."""
     for photo in photos:
-        if (~photo.ignore).sum() > CROWD:
-            yield Path(photo.name).stem, photo.read(), photo.faces[~photo.ignore], ENLARGE
-    yield "wall", *wall([photo for photo in photos if len(photo.faces) < CROWD]), 1.0
+        faces, ignored = photo.faces[~photo.ignore], photo.faces[photo.ignore]
+        if len(faces) > CROWD:
+            yield Crowd(Path(photo.name).stem, photo.read(), faces, ignored, ENLARGE)
+    yield wall(photos)
 
 
 def main() -> None:
     """Print the table, and draw the pictures if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="data set laid out as WIDER FACE")
     parser.add_argument("--model", default="faceresnet-n")
     parser.add_argument("--pictures", type=Path, help="folder for the photos with their boxes")
     arguments = parser.parse_args()
 
     table = Table("photo", "size, px", "enlarged", "faces", "found", "boxes", "on none", box=None)
-    for name, image, faces, enlarge in crowds(read_split(arguments.data, "val")):
-        detector = FaceDetector(arguments.model, enlarge=enlarge, tile=TILE)
-        found = detector(image)
-        overlap = boxes.iou(faces, found.boxes)
+    for crowd in crowds(read_split(arguments.data, "val")):
+        detector = FaceDetector(arguments.model, enlarge=crowd.enlarge, tile=TILE)
+        found = detector(crowd.image)
+        overlap = boxes.iou(crowd.faces, found.boxes)
         alone = overlap.max(axis=0, initial=0) < 0.3
+        alone &= boxes.iou(crowd.ignored, found.boxes).max(axis=0, initial=0) < 0.3
         table.add_row(
-            name,
-            f"{image.shape[1]}×{image.shape[0]}",
-            f"{enlarge:g}",
-            str(len(faces)),
+            crowd.name,
+            f"{crowd.image.shape[1]}×{crowd.image.shape[0]}",
+            f"{crowd.enlarge:g}",
+            str(len(crowd.faces)),
             str((overlap.max(axis=1, initial=0) >= 0.5).sum()),
             str(len(found)),
             str(alone.sum()),
         )
         if arguments.pictures:
             arguments.pictures.mkdir(parents=True, exist_ok=True)
-            large = images.resize(image, tuple(round(s * enlarge) for s in image.shape[:2]))
-            drawn = images.draw(large, found.boxes * enlarge)
-            images.write(drawn, arguments.pictures / f"{name}.png")
+            size = crowd.image.shape[:2]
+            large = images.resize(crowd.image, tuple(round(s * crowd.enlarge) for s in size))
+            drawn = images.draw(large, found.boxes * crowd.enlarge)
+            images.write(drawn, arguments.pictures / f"{crowd.name}.png")
+    print(f"model {detector.spec.name}, threshold {detector.spec.threshold}, tiles of {TILE} px")
     Console().print(table)
 
 

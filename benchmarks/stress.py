@@ -32,18 +32,23 @@ MARGIN = 0.1
 
 
 def clear_faces(photos: Sequence[Photo], limit: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The image and the largest clear face (4,) px of each photo that has one."""
-    found = []
+    """The image and the largest clear face (4,) px of each photo that has one, up to a limit."""
+    found: list[tuple[np.ndarray, np.ndarray]] = []
     for photo in photos:
         if len(found) == limit:
             break
-        image, taught = photo.read(), photo.faces[~photo.ignore]
+        taught = photo.faces[~photo.ignore]
         sides = np.sqrt(boxes.area(taught))
+        if sides.max(initial=0) < CLEAR:
+            continue
+        image = photo.read()
         margin = sides[:, None] * MARGIN
         inside = (taught[:, :2] >= margin) & (taught[:, 2:] <= image.shape[1::-1] - margin)
         sides = np.where(inside.all(axis=1), sides, 0)
         if sides.max(initial=0) >= CLEAR:
             found.append((image, taught[sides.argmax()]))
+    if not found:
+        raise SystemExit(f"no photo has a face of {CLEAR} px or more inside it")
     return found
 
 

@@ -61,6 +61,7 @@ def test_nms_of_odd_boxes():
     assert boxes.nms(inside_out, scores, 0.1).tolist() == [0, 1, 2]
     nan_score = np.array([np.nan, 0.8, 0.7], np.float32)
     assert boxes.nms(inside_out, nan_score, 0.1).tolist() == [1, 2]
+    assert boxes.nms(inside_out, np.array([0.9, -np.inf, 0.7], np.float32), 0.1).tolist() == [0, 2]
     nothing = boxes.nms(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 0.5)
     assert nothing.dtype == np.int64
     assert nothing.shape == (0,)

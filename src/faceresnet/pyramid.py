@@ -26,7 +26,7 @@ FRAME = 0.75
 #: A look reports faces up to this factor above the largest.
 REACH = sqrt(2.0)
 #: A frame up to this factor above the largest anchor holds no face that no anchor answers to.
-ANSWERED = 1.1
+ANSWERED = 1.15
 #: From this side on (√area, px) a face may show fragments in the very look that finds it whole.
 LARGE = 192.0
 #: A box this close to an inner border of its tile, px, or in parts of its own size, is cut by it.

@@ -21,8 +21,8 @@ from faceresnet.train.augment import (
     make_image,
     recolour,
     relight,
-    rescale,
     resize,
+    scale_boxes,
     turn,
 )
 from faceresnet.train.photos import PhotoSet
@@ -141,7 +141,7 @@ def test_scaled_boxes_fall_as_short_of_their_faces(scale, corner, sides, shortfa
     box = np.array([[*corner, *np.add(corner, sides)]])
     outward = np.array([-1, -1, 1, 1]) * shortfall / 2
     face = (box + outward) * np.tile(scale, 2)
-    scaled = rescale(box, np.array(scale), shortfall)
+    scaled = scale_boxes(box, np.array(scale), shortfall)
     plain = np.multiply(sides, scale)
     side = (scaled[:, 2:] - scaled[:, :2])[0]
     whole = (face[:, 2:] - face[:, :2])[0] - shortfall

@@ -51,11 +51,15 @@ def unfolded_model(network):
     return model.eval()
 
 
-#: Five levels beyond the backbone's last, and bottleneck heads: what the recipes are made of.
+#: Five levels beyond the backbone's last, and bottleneck heads, as in the paper.
 DEEP = replace(
     small_network(levels=recipes.recipe("paper").network.levels, head_block="bottleneck"),
     block="bottleneck",
 )
+
+
+#: One head, and no smoothing of the pyramid, as in the small model.
+ONE_HEAD = small_network(shared_head=True, smooth=False)
 
 
 def test_folding_changes_outputs_at_the_border_only():
@@ -117,12 +121,13 @@ def test_the_file_gives_pytorchs_outputs_at_every_size(file, model, engine):
     assert max(differences(open_engine(file, engine, threads=1), model)) < 2e-3
 
 
-def test_deep_pyramids_and_bottlenecks_are_exported_too(tmp_path):
-    model = trained_model(DEEP)
-    spec = make_spec(small_recipe(network=DEEP))
-    export(model, spec, tmp_path / "deep.onnx")
+@pytest.mark.parametrize("network", [DEEP, ONE_HEAD], ids=["deep", "one head"])
+def test_other_networks_are_exported_too(tmp_path, network):
+    model = trained_model(network)
+    spec = make_spec(small_recipe(network=network))
+    export(model, spec, tmp_path / "other.onnx")
     for engine in ENGINES:
-        opened = open_engine(tmp_path / "deep.onnx", engine, threads=1)
+        opened = open_engine(tmp_path / "other.onnx", engine, threads=1)
         assert max(differences(opened, model, SHAPES[1:3])) < 2e-3
 
 
@@ -209,7 +214,21 @@ def producers(proto):
 
 def test_int8_convolutions_take_quantised_inputs_and_weights(int8, spec):
     assert read_spec(int8) == spec.replace(precision="int8")
-    proto = onnx.load(int8)
+    check_int8(int8, heads=2 * len(spec.levels), widths={1, 4})
+
+
+def test_int8_of_one_head(calibration, tmp_path):
+    spec = make_spec(small_recipe(network=ONE_HEAD))
+    export(trained_model(ONE_HEAD), spec, tmp_path / "fp32.onnx")
+    quantise(
+        tmp_path / "fp32.onnx", tmp_path / "int8.onnx", spec.replace(precision="int8"), calibration
+    )
+    check_int8(tmp_path / "int8.onnx", heads=len(spec.levels), widths={5})
+
+
+def check_int8(file, heads, widths):
+    """All convolutions are in int8 but so many last ones, of so many outputs."""
+    proto = onnx.load(file)
     assert proto.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     maker = producers(proto)
     weights = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
@@ -223,8 +242,8 @@ def test_int8_convolutions_take_quantised_inputs_and_weights(int8, spec):
     ]
     outputs = [node for node in convolutions if node not in quantised]
     # The last convolution of each head, once for each level, stays in float.
-    assert len(outputs) == 2 * len(spec.levels)
-    assert {weights[node.input[1]].shape[0] for node in outputs} == {1, 4}
+    assert len(outputs) == heads
+    assert {weights[node.input[1]].shape[0] for node in outputs} == widths
     # Nor is anything rounded on its way from there to the outputs.
     after = {name for node in outputs for name in node.output}
     for node in proto.graph.node:
@@ -232,7 +251,7 @@ def test_int8_convolutions_take_quantised_inputs_and_weights(int8, spec):
             after |= set(node.output)
             assert node.op_type != "QuantizeLinear"
     assert after >= {output.name for output in proto.graph.output}
-    assert len(quantised) > 15
+    assert len(quantised) > 10
     for node in quantised:
         source = maker[node.input[1]].input
         assert weights[source[0]].dtype == np.int8

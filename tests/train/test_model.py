@@ -132,6 +132,18 @@ def test_pixels_are_normalised_by_the_network():
 
 
 @torch.no_grad()
+def test_levels_are_smoothed_or_left_as_they_are_merged():
+    for smooth in (True, False):
+        pyramid = FaceResNet(small_network(smooth=smooth)).eval().pyramid
+        assert any(name.startswith("output.") for name in pyramid.state_dict()) == smooth
+        stages = [torch.rand(1, c, 8 >> i, 8 >> i) for i, c in enumerate((16, 16, 32))]
+        merged = pyramid.lateral[2](stages[2])
+        assert torch.equal(pyramid(stages)[2], merged) != smooth
+        above = merged.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        assert torch.equal(pyramid(stages)[1], pyramid.lateral[1](stages[1]) + above) != smooth
+
+
+@torch.no_grad()
 def test_an_image_has_the_same_outputs_alone_and_in_a_batch():
     model = SMALL["faceresnet-n"]
     images = noise(3, 64, 96)

@@ -6,11 +6,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from faceresnet.engine import read_spec
 from faceresnet.errors import TrainingError
 from faceresnet.train import recipes
 from faceresnet.train.export import save_weights
 from faceresnet.train.model import FaceResNet
 from faceresnet.train.runs import load_weights, make_spec, read_recipe, write_json
+from faceresnet.weights import SHIPPED
 from train.samples import small_network, small_recipe
 
 
@@ -37,6 +39,14 @@ def test_a_folder_without_a_recipe_is_no_run(tmp_path, content):
         (tmp_path / "recipe.json").write_text(content)
     with pytest.raises(TrainingError, match="is not a run folder"):
         read_recipe(tmp_path)
+
+
+def test_the_shipped_weights_fit_the_recipe_of_their_name():
+    recipe = recipes.recipe("faceresnet-n")
+    load_weights(FaceResNet(recipe.network), SHIPPED / "faceresnet-n.safetensors")
+    shipped = read_spec(SHIPPED / "faceresnet-n.onnx")
+    assert shipped.levels == recipe.network.levels
+    assert (shipped.recipe, shipped.largest_face) == (recipe.name, recipe.largest_face)
 
 
 def test_weights_of_another_network_are_refused_in_one_line(tmp_path):

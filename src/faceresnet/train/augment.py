@@ -43,9 +43,10 @@ class Augmentation:
             annotators see them differ from large ones scaled down.
         max_scale: largest enlargement of a photo.
         stretch: largest relative change of the aspect ratio.
-        shortfall: px by which listed boxes are narrower and lower than their faces: 1 for lists, as
-            WIDER FACE's, that count from the first pixel to the last. A scaled photo's boxes fall
-            short by as much, so that tiny faces are learnt as the list would show them.
+        shortfall: px by which listed boxes are narrower and lower than their faces, taken as half
+            from either side: 1 for lists, as WIDER FACE's, that count from the first pixel to the
+            last. A scaled photo's boxes fall short by as much, so that tiny faces are learnt as
+            such a list would show them. 0 where boxes are exact.
         min_face: px; smaller faces are ignored.
         min_visible: share of a cut face that must be left to teach it; less is ignored.
         flip: probability of a horizontal flip.
@@ -215,7 +216,7 @@ def paste(
     extent = np.round((high - low) * scale).astype(int).clip(1, cell_size - start)
     crop = resize(photo[low[1] : high[1], low[0] : high[0]], (int(extent[1]), int(extent[0])))
     scale = extent / (high - low)
-    moved = rescale(faces - np.tile(low, 2), scale, augmentation.shortfall)
+    moved = scale_boxes(faces - np.tile(low, 2), scale, augmentation.shortfall)
     if rng.random() < augmentation.flip:
         crop = crop.flip(1)
         moved = np.stack(
@@ -227,7 +228,7 @@ def paste(
     return boxes + np.tile(start, 2).astype(np.float32), ignored
 
 
-def rescale(faces: np.ndarray, scale: np.ndarray, shortfall: float) -> np.ndarray:
+def scale_boxes(faces: np.ndarray, scale: np.ndarray, shortfall: float) -> np.ndarray:
     """Boxes (G, 4) of a photo in a copy of it scaled by (x, y), as short of their faces as before.
 
     No side loses more than half.

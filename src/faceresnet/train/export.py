@@ -187,7 +187,7 @@ def quantise(file: Path, out: Path, spec: ModelSpec, calibration: Sequence[Photo
     """Write an int8 copy of a fp32 model: QDQ, weights by channel, activations calibrated.
 
     One file serves ONNX Runtime and OpenVINO. The last convolution of each head and what follows it
-    stay in fp32: it costs little, and its outputs are what scores and boxes are made of.
+    stay in fp32: they cost little, and scores and boxes are made of their outputs.
 
     Args:
         file: the fp32 model.
@@ -211,14 +211,17 @@ def quantise(file: Path, out: Path, spec: ModelSpec, calibration: Sequence[Photo
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=_heads_ends(onnx.load(prepared)),
+            nodes_to_exclude=_from_last_convolutions(onnx.load(prepared)),
             extra_options={"ActivationSymmetric": False},
         )
         write_onnx(onnx.load(quantised), spec, out)
 
 
-def _heads_ends(proto: onnx.ModelProto) -> list[str]:
-    """Names of the nodes from the last convolutions to the outputs, found walking up from these."""
+def _from_last_convolutions(proto: onnx.ModelProto) -> list[str]:
+    """Names of the nodes between the outputs and the convolutions nearest to them, these included.
+
+    Found walking up from the outputs; where a shape is computed is nobody's way there.
+    """
     maker = {output: node for node in proto.graph.node for output in node.output}
     waiting = [output.name for output in proto.graph.output]
     found = set()
@@ -227,7 +230,7 @@ def _heads_ends(proto: onnx.ModelProto) -> list[str]:
         if node is None:
             continue
         found.add(node.name)
-        if node.op_type != "Conv":
+        if node.op_type not in ("Conv", "Shape"):
             waiting.extend(node.input)
     return sorted(found)
 

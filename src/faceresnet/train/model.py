@@ -1,4 +1,7 @@
-"""FaceResNet: a residual backbone, a feature pyramid and two shared heads (paper, section 5.2)."""
+"""FaceResNet: a residual backbone, a feature pyramid and its heads (paper, section 5.2).
+
+The paper has two heads, for scores and for boxes; a small network shares one.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,8 @@ class Network:
         pyramid: channels of the feature pyramid.
         head_block: ``bottleneck`` (the paper's residual blocks) or ``conv`` (3×3 convolutions).
         head_blocks: blocks in each head.
-        smooth: a 3×3 convolution of every level after the top-down path, as in the paper.
+        smooth: a 3×3 convolution of each of the backbone's levels after the top-down path, as in
+            the paper.
         shared_head: one head predicts both scores and boxes, instead of one for each.
         prior: probability of a face that the untrained classifier gives everywhere (Lin et al.
             2017, section 4.1); None starts at 0.5 as the paper does.
@@ -98,7 +102,14 @@ class Network:
 
 
 class FeaturePyramid(nn.Module):
-    """Top-down feature pyramid (Lin et al. 2016), with RetinaNet's extra coarse levels."""
+    """Top-down feature pyramid (Lin et al. 2016), with RetinaNet's extra coarse levels.
+
+    Args:
+        c_in: channels of the backbone's stages.
+        channels: of each level.
+        extra: coarser levels than the backbone's.
+        smooth: whether a convolution follows the top-down path.
+    """
 
     def __init__(self, c_in: list[int], channels: int, extra: int, smooth: bool) -> None:
         super().__init__()
@@ -236,8 +247,10 @@ class FaceResNet(nn.Module):
             stages, network.pyramid, len(network.levels) - len(stages), network.smooth
         )
         bias = 0.0 if network.prior is None else -log((1 - network.prior) / network.prior)
-        self.classify = Head(network, (bias,) + (0.0,) * 4 * network.shared_head)
-        self.regress = None if network.shared_head else Head(network, (0.0,) * 4)
+        # A shared head predicts the boxes, too; its weights keep their name.
+        score, box = (bias,), (0.0, 0.0, 0.0, 0.0)
+        self.classify = Head(network, score + box if network.shared_head else score)
+        self.regress = None if network.shared_head else Head(network, box)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN), persistent=False)

@@ -185,7 +185,7 @@ def faceresnet_50() -> Recipe:
 
     ``scripts/train-faceresnet-50.sh DATA OUT``
 
-    Same backbone; anchors of one ratio from 6 to 724 px on strides 4 to 64, lighter heads, and the
+    Same backbone; anchors of one ratio from 6 to 842 px on strides 4 to 64, lighter heads, and the
     better loss, assignment and augmentation: 27.3 GMAC at 512×512, in int8 77 ms on two CPU cores
     (docs/results.md). Photos are drawn and disturbed as for `faceresnet_n`. One size of images, as
     a network is compiled for each; 512,000 of them, for about 16 minutes on one H100 or H200
@@ -339,7 +339,7 @@ def faceresnet_n() -> Recipe:
     """The small model: real time on two CPU cores.
 
     ``faceresnet train --recipe faceresnet-n --init RUN4/checkpoints/last.ckpt --narrow --data DIR3
-    --out RUN5``, or without ``--init`` from nothing, or from ``--init faceresnet-n`` on
+    --out RUN5``
 
     The last of its five parts (scripts/train-faceresnet-n.sh) starts from the strongest filters of
     the wider network: 48 instead of 64 channels at stride 8, one head for scores and boxes, no
