@@ -156,3 +156,15 @@ def test_clip_keeps_boxes_within_the_image():
 def test_shapes_in_signatures_are_checked():
     with pytest.raises(Exception, match="type"):
         boxes.area(np.zeros((3, 5), np.float32))
+
+
+def test_small_boxes_are_tightened_and_large_ones_left():
+    sides = np.array([12, 18, 24, 100, 1.2], np.float32)
+    corners = np.full((5, 2), 40, np.float32)
+    whole = np.concatenate([corners - sides[:, None] / 2, corners + sides[:, None] / 2], axis=1)
+    tight = boxes.tighten(whole, 1.0)
+    assert tight.dtype == np.float32
+    assert (tight[:, 2] - tight[:, 0]).tolist() == pytest.approx([11, 17.5, 24, 100, 0.8], rel=1e-4)
+    assert tight[:, :2] + tight[:, 2:] == pytest.approx(np.full((5, 2), 80.0))
+    assert boxes.tighten(whole, 0.0) is whole
+    assert boxes.tighten(whole[:0], 1.0).shape == (0, 4)

@@ -22,7 +22,7 @@ from faceresnet.anchors import Level, make_anchors
 from faceresnet.detections import Detections
 from faceresnet.engine import Engine, open_engine
 from faceresnet.errors import ModelError
-from faceresnet.pyramid import View, fragments, plan
+from faceresnet.pyramid import REACH, View, fragments, plan
 from faceresnet.spec import ModelSpec
 from faceresnet.weights import DEFAULT_MODEL, locate
 
@@ -74,7 +74,7 @@ def postprocess(
     if not sound.all():
         boxes, scores = boxes[sound], scores[sound]
     kept = boxes_.nms(boxes, scores, spec.nms_iou)
-    return boxes[kept], scores[kept]
+    return boxes_.tighten(boxes[kept], spec.excess), scores[kept]
 
 
 def _logit(probability: float) -> float:
@@ -274,7 +274,9 @@ class FaceDetector:
                 f"the model '{self.spec.name}' gives {logits.shape[1]} outputs for an image of "
                 f"{batch.shape[1:3]}, its specification means {len(anchors)}: export it again"
             )
-        large = _at_least(self.spec.levels, batch.shape[1:3], self._largest_face)
+        # A face up to REACH times the largest is this look's to report.
+        beyond = min(REACH * self._largest_face, self._largest_anchor)
+        large = _at_least(self.spec.levels, batch.shape[1:3], beyond)
         suspicion = np.float32(_logit(min(SUSPICION, threshold)))
         for look, its_logits, its_deltas in zip(looks, logits, deltas, strict=True):
             boxes, scores = postprocess(
@@ -287,8 +289,8 @@ class FaceDetector:
 
 @lru_cache(maxsize=64)
 def _at_least(levels: tuple[Level, ...], size: tuple[int, int], side: float) -> np.ndarray:
-    """Indices of the anchors of at least `side` px (√area)."""
-    return np.flatnonzero(boxes_.area(make_anchors(levels, size)) >= side**2)
+    """Indices of the anchors of at least `side` px (√area), but for rounding."""
+    return np.flatnonzero(boxes_.area(make_anchors(levels, size)) >= 0.99 * side**2)
 
 
 @dataclass(frozen=True)

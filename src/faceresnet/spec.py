@@ -31,6 +31,8 @@ class ModelSpec:
         size_multiple: px; the sides of the input are multiples of it.
         largest_face: px (√area); up to here one look finds faces well, larger ones are looked for
             at reduced scales. 0 stands for the largest anchor.
+        excess: px by which the network draws the boxes of small faces too wide and too high
+            (`boxes.tighten` takes it off).
         threshold: default score from which a detection is reported.
         nms_iou: overlap above which the weaker of two detections is dropped.
         precision: of the weights: fp32, fp16 or int8.
@@ -45,6 +47,7 @@ class ModelSpec:
     delta_scales: tuple[float, float] = (1.0, 1.0)
     size_multiple: int = 32
     largest_face: float = 0.0
+    excess: float = 0.0
     threshold: float = 0.5
     nms_iou: float = 0.4
     precision: str = "fp32"

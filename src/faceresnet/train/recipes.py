@@ -90,6 +90,9 @@ class Recipe:
     #: px; the largest face that the trained model finds well in one look (`ModelSpec`), measured
     #: by benchmarks/stress.py; 0 stands for the largest anchor.
     largest_face: float = 0.0
+    #: px that the trained model's boxes of small faces are too large (`ModelSpec`), measured by
+    #: benchmarks/excess.py.
+    excess: float = 0.0
 
     def __post_init__(self) -> None:
         multiple = self.network.size_multiple
@@ -362,6 +365,7 @@ def faceresnet_n() -> Recipe:
             shared_head=True,
         ),
         augmentation=replace(before.augmentation, shortfall=1.0),
+        excess=1.0,
         schedule=replace(before.schedule, iterations=12_000, rate=1.5e-3, average=0.999),
     )
 

@@ -79,6 +79,7 @@ def make_spec(recipe: Recipe, **changes: Any) -> ModelSpec:
         delta_scales=network.delta_scales,
         size_multiple=network.size_multiple,
         largest_face=recipe.largest_face,
+        excess=recipe.excess,
         recipe=recipe.name,
     )
     return replace(spec, **changes)
