@@ -44,7 +44,7 @@ class Crowd:
 def wall(photos: Sequence[Photo]) -> Crowd:
     """Photos in rows until they hold `CROWD` faces, the last row as far as it got."""
     canvas = np.full((ROW, WALL, 3), images.PADDING, np.uint8)
-    rows, left, boxes_, ignore = [canvas], 0, [], []
+    rows, left, boxes_, ignore = [canvas.copy()], 0, [], []
     for photo in photos:
         if sum((~one).sum() for one in ignore) > CROWD:
             break
