@@ -48,7 +48,8 @@ def postprocess(
     """Turn the network's outputs for one image into faces.
 
     The threshold is applied to the logits, so that only candidates are decoded; of them the best
-    `MAX_CANDIDATES` go on to non-maximum suppression. Values that are not finite are no faces.
+    `MAX_CANDIDATES` go on to non-maximum suppression, and what small boxes are too large is taken
+    off (`boxes.tighten`). Values that are not finite are no faces.
 
     Args:
         logits: (R,) of the probability that an anchor holds a face.
