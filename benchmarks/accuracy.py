@@ -17,7 +17,8 @@ from detect import YuNet
 from rich.console import Console
 from rich.table import Table
 
-from faceresnet import Detections, FaceDetector
+from faceresnet import Detections
+from faceresnet.cli.evaluate import open_detector
 from faceresnet.evaluation import EVALUATION_THRESHOLD, PROTOCOLS, evaluate, predict
 from faceresnet.widerface import read_split
 
@@ -39,10 +40,7 @@ def main() -> None:
 
     detectors: dict[str, Callable[[np.ndarray], Detections]] = {}
     for name in arguments.model or ["faceresnet-n"]:
-        shipped = arguments.protocol == "shipped"
-        detectors[name] = FaceDetector(
-            name, threshold=EVALUATION_THRESHOLD, tile="auto" if shipped else False, pyramid=shipped
-        )
+        detectors[name] = open_detector(name, arguments.protocol)
     if arguments.yunet:
         yunet = YuNet(arguments.yunet, None, EVALUATION_THRESHOLD)
         detectors["YuNet"] = lambda image: as_detections(yunet(image), image)

@@ -53,11 +53,11 @@ def wall(photos: Sequence[Photo]) -> Crowd:
         image = photo.read()
         scale = ROW / image.shape[0]
         width = round(image.shape[1] * scale)
+        if width > WALL:
+            continue
         if left + width > WALL:
             rows.append(canvas.copy())
             left = 0
-        if width > WALL:
-            continue
         rows[-1][:, left : left + width] = images.resize(image, (ROW, width))
         shift = np.array([left, (len(rows) - 1) * ROW] * 2, np.float32)
         boxes_.append(photo.faces * np.float32(scale) + shift)

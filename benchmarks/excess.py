@@ -16,8 +16,9 @@ from zlib import crc32
 from rich.console import Console
 from rich.table import Table
 
-from faceresnet import FaceDetector, boxes
-from faceresnet.evaluation import EVALUATION_THRESHOLD, evaluate, predict
+from faceresnet import boxes
+from faceresnet.cli.evaluate import open_detector
+from faceresnet.evaluation import evaluate, predict
 from faceresnet.widerface import read_split
 
 EXCESSES = (0.0, 0.5, 1.0, 1.5)
@@ -32,9 +33,7 @@ def main() -> None:
 
     photos = read_split(arguments.data, "val")
     halves = [[p for p in photos if crc32(p.name.encode()) % 2 == half] for half in (0, 1)]
-    detector = FaceDetector(
-        arguments.model, threshold=EVALUATION_THRESHOLD, tile=False, pyramid=False
-    )
+    detector = open_detector(arguments.model, "original")
     if detector.spec.excess:
         print(f"{detector.spec.name} takes {detector.spec.excess:g} px off already; below, more")
     found = predict(detector, photos, protocol="original")

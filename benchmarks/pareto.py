@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from faceresnet import Detections, FaceDetector, images
+from faceresnet.cli.evaluate import open_detector
 from faceresnet.evaluation import EVALUATION_THRESHOLD, evaluate, predict
 from faceresnet.widerface import read_split
 
@@ -72,8 +73,7 @@ def main() -> None:
     timed: dict[str, Detect] = {}
     for model in options.model or ["faceresnet-n"]:
         name = Path(model).stem
-        low = FaceDetector(model, threshold=EVALUATION_THRESHOLD, tile=False, pyramid=False)
-        searching[name] = low
+        searching[name] = open_detector(model, "original")
         timed[name] = FaceDetector(model, tile=False, pyramid=False)
     if options.yunet:
         low_yunet = YuNet(options.yunet, None, EVALUATION_THRESHOLD)

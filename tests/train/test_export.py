@@ -251,7 +251,7 @@ def check_int8(file, heads, widths):
             after |= set(node.output)
             assert node.op_type != "QuantizeLinear"
     assert after >= {output.name for output in proto.graph.output}
-    assert len(quantised) > 10
+    assert len(quantised) > 15
     for node in quantised:
         source = maker[node.input[1]].input
         assert weights[source[0]].dtype == np.int8

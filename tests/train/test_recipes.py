@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from faceresnet.anchors import Level
+from faceresnet.pyramid import plan
 from faceresnet.train import recipes
 from faceresnet.train.recipes import Schedule, from_json, override, recipe, to_json
 from train.samples import small_recipe
@@ -56,10 +57,13 @@ def test_recipes_survive_json(name):
 
 
 def test_the_improved_recipes_reach_tiny_faces_and_faces_that_fill_the_frame():
-    for name in ("faceresnet-50", "faceresnet-n"):
+    for name, largest in (("faceresnet-50", 600), ("faceresnet-n", 576)):
         sizes = [size for level in recipe(name).network.levels for size in level.sizes]
         assert min(sizes) <= 8
-        assert max(sizes) >= 512
+        assert max(sizes) >= largest
+        assert all(
+            view.on_suspicion for view in plan((640, 640), 192.0, largest_anchor=max(sizes))[1:]
+        )
 
 
 def test_an_unknown_recipe_is_refused_with_the_names_there_are():

@@ -54,7 +54,8 @@ def _check_same_kind(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
     parts = ("backbone.", "pyramid.lateral.")
     ours, theirs = ({name for name in names if name.startswith(parts)} for names in (own, state))
     if ours != theirs:
-        what = f"{min(ours - theirs)} is missing" if ours - theirs else min(theirs - ours)
+        missing, unknown = sorted(ours - theirs), sorted(theirs - ours)
+        what = f"{missing[0]} is missing" if missing else f"{unknown[0]} is unknown"
         raise ValueError(f"the backbone is of another kind or depth: {what}")
 
 
