@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from clips import blob_clip, damage, streams, truncate
@@ -164,32 +166,62 @@ def screen(tmp_path):
             server.terminate()
 
 
-def test_a_window_shows_the_boxes_and_ends_with_the_film(clip, screen, blob_model):
-    """In a process of its own, whose main thread Qt draws in and where no PyAV came before."""
-    display, pixels = screen
-    blob_clip(clip, frames=100)
-    environment = {**os.environ, "DISPLAY": display, "QT_QPA_PLATFORM": "xcb"}
+@contextmanager
+def showing(clip, display, model):
+    """`video --show` in a process of its own: Qt draws in the main thread, and no PyAV came before.
+
+    Skips where OpenCV draws no windows.
+    """
     command = [sys.executable, "-m", "faceresnet", "video", str(clip), "--show"]
-    red, seen = b"\0\0\xff\0" * 8, False
     with subprocess.Popen(
-        [*command, "--model", str(blob_model), "--threads", "1"],
-        env=environment,
+        [*command, "--model", str(model), "--threads", "1"],
+        env={**os.environ, "DISPLAY": display, "QT_QPA_PLATFORM": "xcb"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as film:
         try:
-            while not seen and film.poll() is None:
-                seen = red in pixels.read_bytes()
-                time.sleep(0.02)
-            out, err = film.communicate(timeout=120)
+            yield film
         finally:
             film.kill()
+
+
+def ended(film):
+    """Status, standard output and standard error of a film that comes to its end."""
+    out, err = film.communicate(timeout=120)
     if "this one has none" in err:
         pytest.skip("this OpenCV draws no windows")
-    assert film.returncode == 0, err
-    assert "in 100 frames" in out
-    assert seen
+    return film.returncode, out, err
+
+
+def test_a_window_ends_with_the_film(clip, screen, blob_model):
+    with showing(clip, screen[0], blob_model) as film:
+        status, out, err = ended(film)
+    assert status == 0, err
+    assert "48 faces in 24 frames" in out
+
+
+def red_pixels(screen):
+    """How many pixels of an 800×600 screen, blue, green, red and a spare byte each, are red."""
+    pixels = np.frombuffer(screen.read_bytes()[-800 * 600 * 4 :], np.uint8).reshape(-1, 4)
+    return int((pixels[:, :3] == (0, 0, 255)).all(axis=1).sum())
+
+
+def test_a_window_shows_the_drawn_pictures(clip, screen, blob_model):
+    blob_clip(clip, frames=2000, step=0)  # to be seen for as long as it takes
+    display, pixels = screen
+    assert red_pixels(pixels) == 0
+    with showing(clip, display, blob_model) as film:
+        seen = 0
+        while seen < 100 and film.poll() is None:
+            time.sleep(0.02)
+            seen = red_pixels(pixels)
+        film.terminate()
+        status, out, err = ended(film)
+    assert seen >= 100, err
+    assert status == 130, err
+    assert "stopped after" in err
+    assert "faces in" in out
 
 
 def test_a_window_comes_before_pyav(monkeypatch):
