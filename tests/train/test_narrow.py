@@ -139,11 +139,11 @@ def test_a_wider_network_is_refused_in_one_line(tmp_path):
     wide, thin = networks("basic")
     save_weights(FaceResNet(thin), tmp_path / "thin.safetensors")
     with pytest.raises(TrainingError, match="8 filters, 12 are wanted") as caught:
-        load_weights(FaceResNet(wide), tmp_path / "thin.safetensors", narrowed=True)
+        load_weights(FaceResNet(wide), tmp_path / "thin.safetensors", reshape="narrow")
     assert "\n" not in str(caught.value)
     for depths in ((1, 3, 1, 2), (1, 1, 1, 2)):
         other = FaceResNet(small_network(depths=depths, planes=NARROW, stem=8))
         with pytest.raises(TrainingError, match=r"another kind or depth: backbone\.layer2\."):
-            load_weights(other, tmp_path / "thin.safetensors", narrowed=True)
-    with pytest.raises(TrainingError, match="narrowed from a checkpoint"):
-        load_weights(FaceResNet(thin), tmp_path / "thin.pth", narrowed=True)
+            load_weights(other, tmp_path / "thin.safetensors", reshape="narrow")
+    with pytest.raises(TrainingError, match="to narrow takes a checkpoint"):
+        load_weights(FaceResNet(thin), tmp_path / "thin.pth", reshape="narrow")

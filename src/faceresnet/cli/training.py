@@ -45,12 +45,14 @@ def train(
             metavar="NAME|FILE",
         ),
     ] = None,
-    narrow: Annotated[
-        bool,
+    reshape: Annotated[
+        str | None,
         typer.Option(
-            "--narrow", help="--init names weights of a wider network: keep its strongest filters."
+            help="--init names weights of another width: narrow keeps the strongest filters of a "
+            "wider network, widen adds new ones to a narrower.",
+            metavar="narrow|widen",
         ),
-    ] = False,
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     set_: Annotated[
         list[str] | None,
@@ -106,8 +108,11 @@ def train(
     chosen = recipes.override(chosen, set_ or ())
     if data is None:
         raise ValueError("train needs photos: give --data")
-    if narrow and init is None and not resume:
-        raise ValueError("--narrow needs the weights of a wider network: give --init")
+    if reshape not in (None, *runs.RESHAPINGS):
+        expected = " or ".join(runs.RESHAPINGS)
+        raise ValueError(f"--reshape must be {expected}, got {reshape!r}")
+    if reshape and init is None and not resume:
+        raise ValueError(f"--reshape {reshape} needs the weights of another width: give --init")
     training = read(data, "train", event)
     validation = read(data, "val", event, optional=True)
     if not validation:
@@ -119,7 +124,7 @@ def train(
         out,
         resume=resume,
         init=None if init is None else weights_file(init),
-        narrowed=narrow,
+        reshape=reshape,
         data_device=data_device,
         keep=keep,
         workers=workers,

@@ -173,7 +173,7 @@ class Training(lightning.LightningModule):
         if s.optimiser == "sgd":
             optimiser = torch.optim.SGD(groups, s.rate, s.momentum)
         else:
-            optimiser = torch.optim.AdamW(groups, s.rate)
+            optimiser = torch.optim.AdamW(groups, s.rate, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda i: rate_factor(s, s.start + i)
         )
@@ -181,6 +181,16 @@ class Training(lightning.LightningModule):
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm; Lightning's own refuses fused optimisers, for what float16 would do."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def validation_step(self, batch: Any, index: int) -> None:
         """Measure AP on all validation photos at their original size, in the one batch there is."""
@@ -318,7 +328,7 @@ def train(
     *,
     resume: bool = False,
     init: Path | None = None,
-    narrowed: bool = False,
+    reshape: str | None = None,
     data_device: str = "cpu",
     keep: str = "decoded",
     workers: int = 1,
@@ -338,7 +348,7 @@ def train(
         folder: the run folder.
         resume: go on from its last checkpoint.
         init: weights to start from (`load_weights`).
-        narrowed: these are of a wider network.
+        reshape: ``narrow`` or ``widen`` them, as they are of another width.
         data_device: ``cuda`` keeps photos in GPU memory and makes the batches there.
         keep: ``decoded`` or ``encoded`` (`PhotoSet`).
         workers: processes that make batches, for photos in main memory.
@@ -371,7 +381,7 @@ def train(
     lightning.seed_everything(recipe.seed, verbose=False)
     module = Training(recipe, folder, validation)
     if init is not None and not resume:
-        load_weights(module.model, init, narrowed=narrowed)
+        load_weights(module.model, init, reshape=reshape)
     if compiled:
         module.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         module.model.compile(dynamic=False)

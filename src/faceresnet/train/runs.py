@@ -18,6 +18,7 @@ from faceresnet.train.backbone import first_line, load_imagenet, load_state
 from faceresnet.train.model import FaceResNet
 from faceresnet.train.narrow import narrow
 from faceresnet.train.recipes import Recipe
+from faceresnet.train.widen import widen
 
 RECIPE_FILE = "recipe.json"
 JOURNAL_FILE = "metrics.jsonl"
@@ -39,34 +40,38 @@ def read_recipe(folder: Path) -> Recipe:
         ) from error
 
 
-def load_weights(model: FaceResNet, file: Path, *, narrowed: bool = False) -> None:
+#: Ways to make weights for a network from those of another width, and what that other one is.
+RESHAPINGS = {"narrow": (narrow, "a wider"), "widen": (widen, "a narrower")}
+
+
+def load_weights(model: FaceResNet, file: Path, *, reshape: str | None = None) -> None:
     """Start from weights: a run's checkpoint, a shipped ``.safetensors``, or torchvision's ResNet.
 
     Args:
         model: what is to start.
         file: the weights.
-        narrowed: they are of a wider network of the same kind (`narrow.narrow`).
+        reshape: ``narrow`` or ``widen`` weights of another width of the same kind (`RESHAPINGS`).
 
     Raises:
         TrainingError: the file holds none of these, or of another network.
     """
     if file.suffix != ".ckpt" and file.suffix != ".safetensors":
-        if narrowed:
-            raise TrainingError(f"a network is narrowed from a checkpoint or .safetensors: {file}")
+        if reshape:
+            raise TrainingError(f"to {reshape} takes a checkpoint or .safetensors, not {file}")
         load_imagenet(model.backbone, file)
         return
+    fit, width = RESHAPINGS[reshape] if reshape else (None, "the same")
     try:
         if file.suffix == ".safetensors":
             state = load_file(file)
         else:
             saved = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
             state = {name.removeprefix("model."): value for name, value in saved.items()}
-        load_state(model, narrow(state, model) if narrowed else state)
+        load_state(model, fit(state, model) if fit else state)
     except Exception as error:
         raise TrainingError(
             f"{file} does not fit this recipe's network: {first_line(error)}. "
-            f"Expected a checkpoint or .safetensors of {'a wider' if narrowed else 'the same'} "
-            "network."
+            f"Expected a checkpoint or .safetensors of {width} network."
         ) from error
 
 

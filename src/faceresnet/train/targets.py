@@ -209,16 +209,19 @@ def _settle(matched: Tensor, slots: Tensor, claim: Tensor, answers: Tensor, face
 def near_ignored(anchors: Tensor, faces: Faces, images: int) -> Tensor:
     """Anchors (N, R) that lie for half their area in an ignored face, or overlap it by IoU 0.3."""
     mask = torch.zeros((images, len(anchors)), dtype=torch.bool, device=anchors.device)
-    anchor_area = (anchors[:, 2:] - anchors[:, :2]).prod(-1)
+    # Coordinate by coordinate and face by face in rows: several times as fast as (R, G, 2).
+    x1, y1, x2, y2 = anchors.T.contiguous()
+    anchor_area = (x2 - x1) * (y2 - y1)
     for image in torch.unique(faces.image[faces.ignore]).tolist():
         boxes = faces.boxes[faces.ignore & (faces.image == image)]
-        top_left = torch.maximum(anchors[:, None, :2], boxes[None, :, :2])
-        bottom_right = torch.minimum(anchors[:, None, 2:], boxes[None, :, 2:])
-        shared = (bottom_right - top_left).clamp(min=0).prod(-1)
-        area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
-        inside = shared / anchor_area[:, None]
-        overlap = shared / (anchor_area[:, None] + area - shared).clamp(min=1e-9)
-        mask[image] = ((inside > 0.5) | (overlap > 0.3)).any(1)
+        left, top, right, bottom = boxes.T[..., None]
+        width = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp_(min=0)
+        height = (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp_(min=0)
+        shared = width.mul_(height)
+        union = anchor_area + (right - left) * (bottom - top) - shared
+        # IoU above 0.3, or half of the anchor covered
+        near = (shared > 0.3 * union) | (shared > 0.5 * anchor_area)
+        mask[image] = near.any(0)
     return mask
 
 
