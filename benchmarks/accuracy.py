@@ -1,6 +1,7 @@
-"""Average precision beside YuNet, on the same photos by the same protocol.
+"""Average precision beside other detectors, on the same photos by the same protocol.
 
-    python benchmarks/accuracy.py --data DIR [--model M ...] [--yunet FILE.onnx] [--protocol NAME]
+    python benchmarks/accuracy.py --data DIR [--model M ...] [--yunet FILE.onnx] [--peers]
+                                  [--protocol NAME]
 
 Prints the official WIDER FACE AP at IoU 0.5 and, in brackets, PASCAL VOC's, for all faces of the
 validation photos and for each event.
@@ -9,24 +10,15 @@ validation photos and for each event.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from detect import YuNet
+from peers import Detect, add_arguments, open_peers
 from rich.console import Console
 from rich.table import Table
 
-from faceresnet import Detections
 from faceresnet.cli.evaluate import open_detector
 from faceresnet.evaluation import EVALUATION_THRESHOLD, PROTOCOLS, evaluate, predict
 from faceresnet.widerface import read_split
-
-
-def as_detections(faces: np.ndarray, image: np.ndarray) -> Detections:
-    """YuNet's (M, 5) ``x y w h score`` as this package's detections."""
-    corners = np.concatenate([faces[:, :2], faces[:, :2] + faces[:, 2:4]], axis=1)
-    return Detections(corners, faces[:, 4], (image.shape[0], image.shape[1]))
 
 
 def main() -> None:
@@ -34,16 +26,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="data set laid out as WIDER FACE")
     parser.add_argument("--model", action="append", help="name or .onnx file; may be given again")
-    parser.add_argument("--yunet", help="YuNet's .onnx file, not ours to ship")
+    add_arguments(parser)
     parser.add_argument("--protocol", default="original", choices=list(PROTOCOLS))
     arguments = parser.parse_args()
 
-    detectors: dict[str, Callable[[np.ndarray], Detections]] = {}
+    detectors: dict[str, Detect] = {}
     for name in arguments.model or ["faceresnet-n"]:
         detectors[name] = open_detector(name, arguments.protocol)
-    if arguments.yunet:
-        yunet = YuNet(arguments.yunet, None, EVALUATION_THRESHOLD)
-        detectors["YuNet"] = lambda image: as_detections(yunet(image), image)
+    detectors |= open_peers(arguments, EVALUATION_THRESHOLD)
     photos = read_split(arguments.data, "val")
     table = Table("detector", "set", "photos", "faces", "AP (plain AP)", box=None)
     for name, detector in detectors.items():

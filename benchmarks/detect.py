@@ -1,11 +1,11 @@
-"""Speed, memory and size of detection, beside YuNet in one interleaved run.
+"""Speed, memory and size of detection, beside its peers in one interleaved run.
 
-    python benchmarks/detect.py [--model M] [--yunet FILE.onnx] [--image FILE] [--size 640x480]
-                                [--runs N] [--threads N] [--engine NAME]
+    python benchmarks/detect.py [--model M] [--yunet FILE.onnx] [--peers] [--image FILE]
+                                [--size 640x480] [--runs N] [--threads N] [--engine NAME]
 
-Prints medians by stage and their ratio to YuNet, photos/s by batch size, the peak memory of either
-in a process of its own, and the size of the base install. YuNet (libfacedetection.train) runs in
-ONNX Runtime with its own pre- and post-processing, vectorised; its file is not ours to ship.
+Prints medians by stage and end to end, their ratio to YuNet's, photos/s by batch size, the peak
+memory of each in a process of its own, and the size of the base install. YuNet runs in ONNX Runtime
+with its own pre- and post-processing, vectorised (peers.py).
 
 Before each call the machine rests for a tenth of a second and then makes the same call twice
 untimed, so that none pays for what the one before left behind: ONNX Runtime's threads go on
@@ -28,6 +28,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from peers import Detect, YuNet, add_arguments, open_peers
 
 from faceresnet import Detections, FaceDetector, images
 from faceresnet.anchors import make_anchors
@@ -39,66 +40,6 @@ WARM_UP = 10
 #: s before each timed call; ONNX Runtime's threads have stopped spinning by then.
 REST_S = 0.1
 BATCH_SIZES = (1, 2, 4, 8, 16)
-
-
-class YuNet:
-    """YuNet as it is meant to be run, with nothing slow of ours around it."""
-
-    STRIDES = (8, 16, 32)
-    THRESHOLD = 0.6
-    NMS_IOU = 0.45
-
-    def __init__(self, path: str, threads: int | None, threshold: float = THRESHOLD) -> None:
-        import onnxruntime
-
-        self._threshold = threshold
-
-        options = onnxruntime.SessionOptions()
-        if threads:
-            options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
-        self._input = self._session.get_inputs()[0].name
-
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        """RGB uint8 → float32 BGR (1, 3, H, W), padded to multiples of 32 px."""
-        height, width = image.shape[:2]
-        bottom, right = -height % 32, -width % 32
-        if bottom or right:
-            image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_CONSTANT)
-        blob = np.empty((1, 3, *image.shape[:2]), dtype=np.float32)
-        for channel, plane in enumerate(cv2.split(image)):  # 0.2 ms; cv2.dnn.blobFromImage: 4
-            blob[0, 2 - channel] = plane
-        return blob
-
-    def infer(self, blob: np.ndarray) -> list[np.ndarray]:
-        """Run the network: three outputs each of class, objectness, box and landmarks."""
-        outputs: list[np.ndarray] = self._session.run(None, {self._input: blob})
-        return outputs
-
-    def finish(self, outputs: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-        """Threshold, decode what is left of each stride, suppress; (M, 5) ``x y w h score``."""
-        found = []
-        for i, stride in enumerate(self.STRIDES):
-            square = outputs[i].ravel().clip(0, 1) * outputs[3 + i].ravel().clip(0, 1)
-            index = np.flatnonzero(square >= self._threshold**2)
-            row, column = np.divmod(index, size[1] // stride)
-            box = outputs[6 + i].reshape(-1, 4)[index]
-            centre = (np.stack([column, row], axis=1) + box[:, :2]) * stride
-            sides = np.exp(box[:, 2:]) * stride
-            score = np.sqrt(square[index])[:, None]
-            found.append(np.concatenate([centre - sides / 2, sides, score], axis=1))
-        faces = np.concatenate(found).astype(np.float32)
-        opencv: Any = cv2.dnn  # its types know lists only
-        kept = opencv.NMSBoxes(faces[:, :4], faces[:, 4], self._threshold, self.NMS_IOU)
-        best: np.ndarray = faces[np.asarray(kept, dtype=int).reshape(-1)]
-        return best
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Faces of an RGB image, (M, 5) ``x y w h score``."""
-        blob = self.prepare(image)
-        return self.finish(self.infer(blob), blob.shape[2:])
 
 
 def make_image(size: tuple[int, int]) -> np.ndarray:
@@ -154,18 +95,23 @@ def stages(
         "end to end": lambda: detector(image),
     }
     faces = {"faceresnet": len(detector(image))}
-    if options.yunet:
-        yunet = YuNet(options.yunet, options.threads)
-        blob = yunet.prepare(image)
-        outputs = yunet.infer(blob)
-        calls |= {
-            "YuNet prepare": lambda: yunet.prepare(image),
-            "YuNet inference": lambda: yunet.infer(blob),
-            "YuNet postprocess": lambda: yunet.finish(outputs, blob.shape[2:]),
-            "YuNet end to end": lambda: yunet(image),
-        }
-        faces["YuNet"] = len(yunet(image))
+    for name, peer in open_peers(options, threads=options.threads).items():
+        if isinstance(peer, YuNet):
+            calls |= yunet_stages(peer, image)
+        calls[f"{name} end to end"] = lambda peer=peer: peer(image)
+        faces[name] = len(peer(image))
     return calls, faces
+
+
+def yunet_stages(yunet: YuNet, image: np.ndarray) -> dict[str, Callable[[], object]]:
+    """What to time of YuNet's parts, by name."""
+    blob = yunet.prepare(image)
+    outputs = yunet.infer(blob)
+    return {
+        "YuNet prepare": lambda: yunet.prepare(image),
+        "YuNet inference": lambda: yunet.infer(blob),
+        "YuNet postprocess": lambda: yunet.finish(outputs, blob.shape[2:]),
+    }
 
 
 def throughput(options: argparse.Namespace, image: np.ndarray) -> dict[int, float]:
@@ -196,11 +142,12 @@ def peak_memory_mb(options: argparse.Namespace, which: str) -> float:
 
 def run_for_memory(options: argparse.Namespace, image: np.ndarray) -> None:
     """Detect a few times, as the process that `peak_memory_mb` starts."""
-    detect: Callable[[np.ndarray], object] | None = None
+    detect: Detect | None = None
     if options.memory_of == "faceresnet":
         detect = FaceDetector(options.model, engine=options.engine, threads=options.threads)
-    elif options.memory_of == "YuNet":
-        detect = YuNet(options.yunet, options.threads)
+    else:
+        peers = open_peers(options, threads=options.threads, only=options.memory_of)
+        detect = peers.get(options.memory_of)
     for _ in range(3):
         if detect:
             detect(image)
@@ -267,7 +214,7 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default=DEFAULT_MODEL, help="name or .onnx file")
-    parser.add_argument("--yunet", help="yunet .onnx with dynamic height and width")
+    add_arguments(parser)
     parser.add_argument("--image", help="a photo; by default scikit-image's astronaut")
     parser.add_argument("--size", default="640x480", help="WIDTHxHEIGHT px that it is scaled to")
     parser.add_argument("--runs", type=int, default=50)
@@ -297,7 +244,8 @@ def main() -> None:
     print(f"model {options.model}: {found}\n")
     print(f"{'median':<20}{'ms':>8}{'of end to end':>16}")
     for name, value in ms.items():
-        whole = ms["YuNet end to end" if name.startswith("YuNet") else "end to end"]
+        peer = next((peer for peer in faces if name.startswith(peer)), "")
+        whole = ms[f"{peer} end to end".strip()]
         print(f"{name:<20}{value:>8.2f}{value / whole:>15.1%}")
     around = 1 - ms["inference"] / ms["end to end"]
     stages_only = (ms["letterbox"] + ms["postprocess"]) / ms["end to end"]

@@ -1,7 +1,7 @@
 """Accuracy against time: what each setting of each detector buys.
 
-    python benchmarks/pareto.py --data DIR [--model M ...] [--yunet FILE.onnx] [--plot FILE.png]
-                                [--size 640x480] [--runs N] [--photos N]
+    python benchmarks/pareto.py --data DIR [--model M ...] [--yunet FILE.onnx] [--peers]
+                                [--plot FILE.png] [--size 640x480] [--runs N] [--photos N]
 
 AP by the WIDER FACE protocol at IoU 0.5 over all faces of the validation photos, each detector
 looking at them reduced or enlarged by several factors; time end to end for a picture of `--size`
@@ -12,12 +12,11 @@ the settings that no other beats in both.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from accuracy import as_detections
-from detect import YuNet, machine, make_image, measure
+from detect import machine, make_image, measure
+from peers import Detect, add_arguments, open_peers
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +26,6 @@ from faceresnet.evaluation import EVALUATION_THRESHOLD, evaluate, predict
 from faceresnet.widerface import read_split
 
 FACTORS = (0.5, 0.75, 1.0, 1.5, 2.0)
-Detect = Callable[[np.ndarray], Detections]
 
 
 def scaled(detect: Detect, factor: float) -> Detect:
@@ -54,7 +52,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="data set laid out as WIDER FACE")
     parser.add_argument("--model", action="append", help="name or .onnx file; may be given again")
-    parser.add_argument("--yunet", help="YuNet's .onnx file, not ours to ship")
+    add_arguments(parser)
     parser.add_argument("--size", default="640x480", help="WIDTHxHEIGHT px of the timed picture")
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--photos", type=int, help="only so many validation photos")
@@ -75,11 +73,8 @@ def main() -> None:
         name = Path(model).stem
         searching[name] = open_detector(model, "original")
         timed[name] = FaceDetector(model, tile=False, pyramid=False)
-    if options.yunet:
-        low_yunet = YuNet(options.yunet, None, EVALUATION_THRESHOLD)
-        yunet = YuNet(options.yunet, None)
-        searching["YuNet"] = lambda image: as_detections(low_yunet(image), image)
-        timed["YuNet"] = lambda image: as_detections(yunet(image), image)
+    searching |= open_peers(options, EVALUATION_THRESHOLD)
+    timed |= open_peers(options)
 
     picture = make_image((height, width))
     calls = {
