@@ -381,7 +381,9 @@ def faceresnet_n() -> Recipe:
     The last of its six parts (scripts/train-faceresnet-n.sh) computes at first what the narrow
     network does, but is wider and deeper where that costs an int8 network least: 64 to 256 channels
     from stride 8 on, a third block at stride 16, a pyramid of 64; 2.87 GMAC at 640×480. Each of two
-    processes has 16 images of the batch and a core of its own.
+    processes has 16 images of the batch and a core of its own: 1 h 28 min on two cores with AMX.
+    The best of three checkpoints on the validation photos is that of 8,000 iterations; AP .908 on
+    facecount and .464 on wider_small in fp32.
     """
     before = faceresnet_n_narrow()
     return replace(
