@@ -344,11 +344,10 @@ def faceresnet_n_narrow() -> Recipe:
     ``faceresnet train --recipe faceresnet-n-narrow --init RUN4/checkpoints/last.ckpt --reshape
     narrow --data DIR3 --out RUN5``
 
-    It starts from the strongest filters of
-    the wider network: 48 instead of 64 channels at stride 8, one head for scores and boxes, no
-    smoothing of the pyramid, three anchors a place on three levels instead of two on four; 1.39
-    instead of 1.93 GMAC at 640×480. Two CPU cores beside other work: 1 h 50 min; AP .910 on
-    facecount and .446 on wider_small in fp32.
+    It starts from the strongest filters of the wider network: 48 instead of 64 channels at stride
+    8, one head for scores and boxes, no smoothing of the pyramid, three anchors a place on three
+    levels instead of two on four; 1.39 instead of 1.93 GMAC at 640×480. Two CPU cores beside other
+    work: 1 h 50 min; AP .910 on facecount and .446 on wider_small in fp32.
     """
     before = faceresnet_n_corrected()
     return replace(

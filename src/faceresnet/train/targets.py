@@ -209,7 +209,7 @@ def _settle(matched: Tensor, slots: Tensor, claim: Tensor, answers: Tensor, face
 def near_ignored(anchors: Tensor, faces: Faces, images: int) -> Tensor:
     """Anchors (N, R) that lie for half their area in an ignored face, or overlap it by IoU 0.3."""
     mask = torch.zeros((images, len(anchors)), dtype=torch.bool, device=anchors.device)
-    # Coordinate by coordinate and face by face in rows: several times as fast as (R, G, 2).
+    # Coordinate by coordinate, (G, R): nearly twice as fast as (R, G, 2).
     x1, y1, x2, y2 = anchors.T.contiguous()
     anchor_area = (x2 - x1) * (y2 - y1)
     for image in torch.unique(faces.image[faces.ignore]).tolist():
