@@ -208,7 +208,7 @@ def red_pixels(screen):
 
 
 def test_a_window_shows_the_drawn_pictures(clip, screen, blob_model):
-    blob_clip(clip, frames=2000, step=0)  # to be seen for as long as it takes
+    blob_clip(clip, frames=20_000, step=0)  # more than a slow screen needs to show one
     display, pixels = screen
     assert red_pixels(pixels) == 0
     with showing(clip, display, blob_model) as film:
