@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from faceresnet.train.backbone import BasicBlock, Bottleneck
@@ -46,13 +45,14 @@ def widen(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
         if value.ndim > 1:
             target[: len(value)] = 0
         target[tuple(slice(size) for size in value.shape)] = value
-    for name in wide.keys() - state.keys():
-        _start_as_identity(wide, name, model)
+    for name, target in wide.items():
+        if name not in state and _ends_block(name, model):
+            target.zero_()
     return wide
 
 
-def _start_as_identity(wide: dict[str, Tensor], name: str, model: FaceResNet) -> None:
-    """Let the block that the new weight `name` belongs to add nothing to what comes in.
+def _ends_block(name: str, model: FaceResNet) -> bool:
+    """Whether a new weight, at 0, lets the block that it belongs to add nothing to what comes in.
 
     Raises:
         ValueError: it belongs to no block that could.
@@ -62,5 +62,4 @@ def _start_as_identity(wide: dict[str, Tensor], name: str, model: FaceResNet) ->
     if not isinstance(module, BasicBlock | Bottleneck) or module.downsample is not None:
         raise ValueError(f"{name} is missing")
     last = "bn3" if isinstance(module, Bottleneck) else "bn2"
-    for part in ("weight", "bias"):
-        torch.nn.init.zeros_(wide[f"{block}.{last}.{part}"])
+    return name in (f"{block}.{last}.weight", f"{block}.{last}.bias")
