@@ -3,15 +3,16 @@
 #
 #   scripts/train-faceresnet-n.sh DATA OUT [option of faceresnet train ...]
 #
-# DATA is laid out as WIDER FACE. Six parts: faceresnet-n-wide learns from the labels as they are;
+# DATA is laid out as WIDER FACE. Seven parts: faceresnet-n-wide learns from the labels as they are;
 # faceresnet-n-native adds tiny faces in their own size; then the model labels its training photos
 # again (data relabel) and faceresnet-n-self learns from those; faceresnet-n-corrected learns from
 # labels corrected by a list; faceresnet-n-narrow, a network of half the arithmetic, starts from the
-# strongest filters of that one; last, faceresnet-n is widened from it where that costs little time.
-# It trains in two processes, one for each core. Killed at any point, the same command goes on.
+# strongest filters of that one; faceresnet-n-deep is widened from it where that costs little time;
+# last, faceresnet-n, the same network, learns by a loss in which tiny faces count as much as others.
+# These two train in two processes, one for each core. Killed at any point, the same command goes on.
 #
 # EVENTS names the events of DATA whose labels leave out no face, CORRECTIONS the list for `data
-# correct`: that of the shipped weights if not set; set to nothing, the last three parts learn from
+# correct`: that of the shipped weights if not set; set to nothing, the last four parts learn from
 # what the model labelled.
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,4p' "$0" | cut -c3- >&2; exit 2; }
@@ -54,8 +55,11 @@ fi
 part faceresnet-n-corrected "$labels" "$out/faceresnet-n-self/checkpoints/last.ckpt" "$@"
 part faceresnet-n-narrow "$labels" "$out/faceresnet-n-corrected/checkpoints/last.ckpt" \
   --reshape narrow "$@"
-OMP_NUM_THREADS=1 part faceresnet-n "$labels" "$out/faceresnet-n-narrow/checkpoints/last.ckpt" \
-  --reshape widen --accelerator cpu --devices 2 --strategy ddp --workers 0 "$@"
+two=(--accelerator cpu --devices 2 --strategy ddp --workers 0)
+OMP_NUM_THREADS=1 part faceresnet-n-deep "$labels" "$out/faceresnet-n-narrow/checkpoints/last.ckpt" \
+  --reshape widen "${two[@]}" "$@"
+OMP_NUM_THREADS=1 part faceresnet-n "$labels" "$out/faceresnet-n-deep/checkpoints/best.ckpt" \
+  "${two[@]}" "$@"
 # The weights of the checkpoint with the best AP on the validation photos, as by default.
 faceresnet export "$out/faceresnet-n" --out "$out/faceresnet-n.onnx" --int8 --data "$data"
 faceresnet export "$out/faceresnet-n" --out "$out/faceresnet-n.safetensors" --fp16

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from faceresnet.train import augment
 from faceresnet.train.augment import (
+    KEPT,
     Augmentation,
     colour_transforms,
     cover,
@@ -17,6 +18,7 @@ from faceresnet.train.augment import (
     disturb,
     draw_scale,
     jpeg,
+    lose_detail,
     make_batch,
     make_image,
     recolour,
@@ -559,7 +561,39 @@ def test_light_changes_each_colour_by_a_rising_curve():
     assert brighter > 5
 
 
-@pytest.mark.parametrize("name", ["blur", "noise", "jpeg"])
+@pytest.mark.parametrize(("side", "blurred"), [(40, True), (KEPT, False)])
+def test_a_photo_is_blurred_as_far_as_its_face_can_bear(tmp_path, side, blurred):
+    photo = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    photos = one_photo(tmp_path, photo, [(20, 20, 20 + side, 20 + side)])
+    augmentation = replace(PLAIN, face_px=(side, side))
+    for seed in range(5):
+        plain, soft = (
+            make_image(photos, replace(augmentation, blur=blur), 96, np.random.default_rng(seed))[0]
+            for blur in (0.0, 1.0)
+        )
+        assert torch.equal(plain, soft) != blurred
+        steps = [image.float().diff(dim=1).abs().mean() for image in (plain, soft)]
+        assert (steps[1] < 0.8 * steps[0]) == blurred
+
+
+@pytest.mark.parametrize("jpegs", [0.0, 1.0])
+def test_lost_detail_is_pixels_and_half_the_time_a_jpeg(jpegs):
+    crop = torch.tensor(face_photo(0, (160, 120))[0])
+    augmentation, most = replace(PLAIN, jpeg=jpegs), 3.0
+    sizes, compressed = [], 0
+    for seed in range(60):
+        small = lose_detail(
+            crop, np.array([120, 160]), most, augmentation, np.random.default_rng(seed)
+        )
+        sizes.append(160 / small.shape[0])
+        assert small.shape[0] / small.shape[1] == pytest.approx(160 / 120, rel=0.03)
+        compressed += not torch.equal(small, resize(crop, (small.shape[0], small.shape[1])))
+    assert 1 <= min(sizes) < 1.1
+    assert 2.7 < max(sizes) < 3.1
+    assert (15 < compressed < 45) if jpegs else compressed == 0
+
+
+@pytest.mark.parametrize("name", ["noise", "jpeg"])
 def test_detail_is_lost_by_a_little(name):
     photo, _ = face_photo(0)
     images = torch.tensor(photo)[None].repeat(2, 1, 1, 1)

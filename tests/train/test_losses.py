@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from faceresnet import boxes as boxes_
-from faceresnet.train.losses import Loss, decode, detection_loss, diou_loss, encode, focal_loss
+from faceresnet.train.losses import (
+    Loss,
+    anchor_weights,
+    decode,
+    detection_loss,
+    diou_loss,
+    encode,
+    focal_loss,
+)
 from faceresnet.train.targets import Targets
 
 box = st.tuples(
@@ -151,6 +159,7 @@ ANCHORS = torch.tensor([[0.0, 0, 10, 10], [10, 0, 20, 10], [0, 10, 10, 20]])
 TARGETS = Targets(
     torch.tensor([1, 3]),
     torch.tensor([[11.0, 0, 21, 10], [0, 0, 10, 20]]),
+    torch.tensor([0, 1]),
     torch.tensor([[True, False, False], [False, False, False]]),
 )
 LOGITS = torch.tensor([[5.0, 0.5, -1.0], [2.0, -2.0, 0.0]])
@@ -211,6 +220,25 @@ def test_the_improved_total_teaches_the_iou_of_the_predicted_box():
     assert torch.allclose(whole, alone)
 
 
+@pytest.mark.parametrize(
+    ("right", "taught"), [(1.0, 0.8), (0.9, 0.8 / 0.9), (0.8, 1.0), (0.5, 1.0)]
+)
+def test_a_box_that_is_right_is_taught_as_one(right, taught):
+    """The box predicted is the anchor, and the face four fifths of it."""
+    targets = Targets(
+        torch.tensor([0]),
+        torch.tensor([[0.0, 0, 10, 8]]),
+        torch.tensor([0]),
+        torch.tensor([[False]]),
+    )
+    logits = torch.tensor([[0.3]])
+    found = detection_loss(
+        logits, torch.zeros(1, 1, 4), ANCHORS[:1], targets, (1.0, 1.0), Loss(right=right)
+    )
+    expected = focal_loss(logits, torch.tensor([[taught]]), 2.0, 1.0)
+    assert found["classification"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_anchors_left_out_and_background_boxes_have_no_gradient():
     logits, deltas = LOGITS.clone().requires_grad_(), DELTAS.clone().requires_grad_()
     found = detection_loss(logits, deltas, ANCHORS, TARGETS, (1.0, 1.0), PAPER)
@@ -227,7 +255,10 @@ def test_anchors_left_out_and_background_boxes_have_no_gradient():
 def test_no_positive_anchor_is_no_trouble(loss, all_ignored):
     logits, deltas = LOGITS.clone().requires_grad_(), DELTAS.clone().requires_grad_()
     nothing = Targets(
-        torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), torch.full((2, 3), all_ignored)
+        torch.zeros(0, dtype=torch.int64),
+        torch.zeros(0, 4),
+        torch.zeros(0, dtype=torch.int64),
+        torch.full((2, 3), all_ignored),
     )
     found = detection_loss(logits, deltas, ANCHORS, nothing, (1.0, 1.0), loss)
     found["loss"].backward()
@@ -236,6 +267,35 @@ def test_no_positive_anchor_is_no_trouble(loss, all_ignored):
     assert (found["loss"].item() == 0) == all_ignored
     assert torch.isfinite(logits.grad).all()
     assert not deltas.grad.any()
+
+
+def test_balance_counts_faces_instead_of_anchors():
+    face = torch.tensor([0, 2, 2, 2, 2])
+    assert anchor_weights(face, 0.0).tolist() == [1.0] * 5
+    assert anchor_weights(face, 1.0).tolist() == pytest.approx([2.5] + [2.5 / 4] * 4)
+    assert anchor_weights(face, 0.5).tolist() == pytest.approx([5 / 3] + [5 / 6] * 4)
+    assert anchor_weights(face[:0], 1.0).shape == (0,)
+
+
+def test_a_balanced_total_weighs_both_terms_of_each_positive_anchor():
+    """Two anchors of one face and one of another: they count 3/4, 3/4 and 3/2."""
+    targets = Targets(
+        torch.tensor([1, 3, 4]),
+        torch.tensor([[11.0, 0, 21, 10], [0, 0, 10, 20], [0, 0, 10, 20]]),
+        torch.tensor([0, 1, 1]),
+        TARGETS.ignored,
+    )
+    loss = Loss(**{**vars(PAPER), "per_positive": True, "balance": 1.0})
+    found = detection_loss(LOGITS, DELTAS, ANCHORS, targets, (1.0, 1.0), loss)
+    single = [1.5 * focal(0.5, True), 0.75 * focal(2.0, True), 0.75 * focal(-2.0, True)]
+    background = focal(-1.0, False) + focal(0.0, False)
+    assert found["classification"].item() == pytest.approx((sum(single) + background) / 3, rel=1e-5)
+    deltas = DELTAS.flatten(0, 1)[targets.positive]
+    chosen = ANCHORS[targets.positive % 3]
+    terms = (deltas - encode(targets.boxes, chosen, (1.0, 1.0))).flatten().tolist()
+    sums = [sum(smooth_l1(x) for x in terms[4 * i : 4 * i + 4]) for i in range(3)]
+    expected = (1.5 * sums[0] + 0.75 * sums[1] + 0.75 * sums[2]) / 3
+    assert found["boxes"].item() == pytest.approx(expected, rel=1e-5)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -252,7 +312,9 @@ def test_half_precision_outputs_are_summed_in_single(seed):
     assert half == single
 
 
-@pytest.mark.parametrize("change", [{"assigner": "nearest"}, {"box_loss": "l2"}])
+@pytest.mark.parametrize(
+    "change", [{"assigner": "nearest"}, {"box_loss": "l2"}, {"balance": 2.0}, {"right": 0.0}]
+)
 def test_unknown_losses_are_refused(change):
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(ValueError, match=" must be "):
         Loss(**change)

@@ -26,6 +26,8 @@ from faceresnet.train.targets import Faces
 MAX_TURN = 30.0
 #: Share of a face that may be covered from one of its four sides.
 COVERED = (0.2, 0.5)
+#: Times by which a blurred photo is scaled down at most, and px that its face keeps at least.
+LOST, KEPT = 4.0, 5.0
 #: Red, green and blue in luminance (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
 
@@ -56,7 +58,8 @@ class Augmentation:
         colour: strength of brightness, contrast, saturation and colour cast; 0.3 is ± 30 %.
         grey: probability of a grey image.
         light: probability of harsh light: dusk, glare, the coloured lamps of a stage.
-        blur: probability of lost detail (scaled down and up again).
+        blur: probability that a photo has lost detail: scaled down by up to `LOST` and up again,
+            half the time through a JPEG, but so that its anchored face keeps `KEPT` px.
         noise: probability of sensor noise.
         jpeg: probability of JPEG artefacts (where photos lie in main memory).
         event_weights: how often photos of an event are drawn, relative to others (1).
@@ -214,8 +217,16 @@ def paste(
     high = np.ceil((corner + window).clip(None, photo_size)).astype(int).clip(low + 1)
     start = np.round((-corner).clip(0) * scale).astype(int).clip(0, cell_size - 1)
     extent = np.round((high - low) * scale).astype(int).clip(1, cell_size - start)
-    crop = resize(photo[low[1] : high[1], low[0] : high[0]], (int(extent[1]), int(extent[0])))
+    crop = photo[low[1] : high[1], low[0] : high[0]]
     scale = extent / (high - low)
+    if rng.random() < augmentation.blur:
+        side = (
+            2.5 * KEPT
+            if anchor is None
+            else sqrt(float(((anchor[2:] - anchor[:2]) * scale).prod()))
+        )
+        crop = lose_detail(crop, extent, min(LOST, side / KEPT), augmentation, rng)
+    crop = resize(crop, (int(extent[1]), int(extent[0])))
     moved = scale_boxes(faces - np.tile(low, 2), scale, augmentation.shortfall)
     if rng.random() < augmentation.flip:
         crop = crop.flip(1)
@@ -226,6 +237,31 @@ def paste(
 
     boxes, ignored = cut(moved, ignore, extent, augmentation)
     return boxes + np.tile(start, 2).astype(np.float32), ignored
+
+
+def lose_detail(
+    crop: Tensor,
+    extent: np.ndarray,
+    most: float,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> Tensor:
+    """A crop (h, w, 3) uint8 of fewer pixels than the `extent` (width, height) it will have.
+
+    Args:
+        crop: of a photo.
+        extent: px.
+        most: times by which it shrinks at most.
+        augmentation: how often it goes through a JPEG.
+        rng: decides.
+    """
+    if most <= 1:
+        return crop
+    width, height = np.round(extent / exp(rng.uniform(0, log(most)))).astype(int).clip(1)
+    small = resize(crop, (int(height), int(width)))
+    if augmentation.jpeg and small.device.type == "cpu" and rng.random() < 0.5:
+        small = jpeg(small, int(rng.integers(25, 85)))
+    return small
 
 
 def scale_boxes(faces: np.ndarray, scale: np.ndarray, shortfall: float) -> np.ndarray:
@@ -419,10 +455,6 @@ def disturb(images: Tensor, augmentation: Augmentation, rng: np.random.Generator
     if augmentation.light:
         for i in np.flatnonzero(rng.random(n) < augmentation.light):
             images[i] = relight(images[i], rng)
-    for i in np.flatnonzero(rng.random(n) < augmentation.blur):
-        side = images.shape[1]
-        small = round(side / rng.uniform(1.2, 2.5))
-        images[i] = resize(resize(images[i], (small, small)), (side, side))
     images = recolour(images, *colour_transforms(n, augmentation, rng))
     generator = torch.Generator(images.device)
     for i in np.flatnonzero(rng.random(n) < augmentation.noise):

@@ -24,8 +24,13 @@ class Loss:
         gamma: focusing exponent of the focal loss.
         alpha: weight of the foreground; the background's is 1.
         quality: teach the classifier the IoU of the box predicted, not 1 (Li et al. 2020).
+        right: for `quality`, the IoU from which a box is taught as 1, a smaller one in proportion:
+            below 1, tiny faces, whose boxes hardly reach more, score as high as large ones.
         box_loss: ``smooth_l1`` on the deltas or ``diou`` on the decoded boxes.
         box_weight: factor of the box loss.
+        balance: 0 counts every positive anchor the same, 1 every face: a face of 32 px has six
+            times as many anchors as one of 8 px. Between, a face counts as its anchors' number to
+            the power of 1 − `balance`.
         per_positive: divide the classification loss by the number of positive anchors (RetinaNet)
             instead of by the number of all anchors (equation 61).
     """
@@ -37,8 +42,10 @@ class Loss:
     gamma: float = 2.0
     alpha: float = 1.0
     quality: bool = True
+    right: float = 1.0
     box_loss: str = "diou"
     box_weight: float = 2.0
+    balance: float = 0.0
     per_positive: bool = True
 
     def __post_init__(self) -> None:
@@ -46,6 +53,10 @@ class Loss:
             raise ValueError(f"assigner must be iou or adaptive, got {self.assigner!r}")
         if self.box_loss not in ("smooth_l1", "diou"):
             raise ValueError(f"box_loss must be smooth_l1 or diou, got {self.box_loss!r}")
+        if not 0 < self.right <= 1:
+            raise ValueError(f"right must be above 0 and at most 1, got {self.right}")
+        if not 0 <= self.balance <= 1:
+            raise ValueError(f"balance must be between 0 and 1, got {self.balance}")
 
 
 def decode(deltas: Tensor, anchors: Tensor, scales: tuple[float, float]) -> Tensor:
@@ -86,6 +97,19 @@ def diou_loss(boxes: Tensor, faces: Tensor) -> Tensor:
     return 1 - pairwise_iou(boxes, faces) + (shift**2).sum(1) / diagonal
 
 
+def anchor_weights(face: Tensor, balance: float) -> Tensor:
+    """How much each positive anchor counts (`Loss.balance`): (P,), 1 on average.
+
+    Args:
+        face: (P,) the face of each.
+        balance: 0 … 1.
+    """
+    if not balance or not len(face):
+        return torch.ones(len(face), device=face.device)
+    weights = face.bincount()[face].float() ** -balance
+    return weights / weights.mean()
+
+
 def detection_loss(
     logits: Tensor,
     deltas: Tensor,
@@ -117,13 +141,17 @@ def detection_loss(
         box_terms = F.smooth_l1_loss(chosen_deltas, wanted, reduction="none").sum(1)
     else:
         box_terms = diou_loss(boxes, targets.boxes)
-    box_term = box_terms.sum() / positives
+    weights = anchor_weights(targets.face, loss.balance)
+    box_term = (weights * box_terms).sum() / positives
 
     labels = torch.zeros_like(logits).flatten()
-    quality = pairwise_iou(boxes.detach(), targets.boxes) if loss.quality else 1.0
-    labels[targets.positive] = torch.as_tensor(quality, device=labels.device, dtype=labels.dtype)
+    labels[targets.positive] = 1.0
+    if loss.quality:
+        quality = pairwise_iou(boxes.detach(), targets.boxes) / loss.right
+        labels[targets.positive] = quality.clamp(max=1.0)
     terms = focal_loss(logits, labels.view_as(logits), loss.gamma, loss.alpha)
-    counted = ~targets.ignored
+    counted = (~targets.ignored).to(terms.dtype)
+    counted.view(-1)[targets.positive] = weights.to(terms.dtype)
     divisor = positives if loss.per_positive else counted.sum().clamp(min=1)
     classification = (terms * counted).sum() / divisor
     return {

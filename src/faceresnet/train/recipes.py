@@ -209,7 +209,7 @@ def faceresnet_50() -> Recipe:
             head_blocks=2,
             smooth=False,
         ),
-        loss=Loss(),
+        loss=faceresnet_n().loss,
         augmentation=replace(
             faceresnet_n().augmentation,
             sizes=(512,),
@@ -221,7 +221,7 @@ def faceresnet_50() -> Recipe:
 
 
 def faceresnet_n_wide() -> Recipe:
-    """The first of five parts of the small model: a wider network than that which is shipped.
+    """The first of seven parts of the small model: a wider network than that which is shipped.
 
     ``faceresnet train --recipe faceresnet-n-wide --data DIR --out RUN1``
 
@@ -370,27 +370,51 @@ def faceresnet_n_narrow() -> Recipe:
     )
 
 
-def faceresnet_n() -> Recipe:
-    """The small model: real time on two CPU cores.
+def faceresnet_n_deep() -> Recipe:
+    """The sixth part: wider and deeper where that costs an int8 network least.
 
-    ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-n --init RUN5/checkpoints/last.ckpt
-    --reshape widen --data DIR3 --out RUN6 --accelerator cpu --devices 2 --strategy ddp
-    --workers 0``
+    ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-n-deep --init
+    RUN5/checkpoints/last.ckpt --reshape widen --data DIR3 --out RUN6 --accelerator cpu --devices 2
+    --strategy ddp --workers 0``
 
-    The last of its six parts (scripts/train-faceresnet-n.sh) computes at first what the narrow
-    network does, but is wider and deeper where that costs an int8 network least: 64 to 256 channels
-    from stride 8 on, a third block at stride 16, a pyramid of 64; 2.87 GMAC at 640×480. Each of two
-    processes has 16 images of the batch and a core of its own: 1 h 28 min on two cores with AMX.
-    The best of three checkpoints on the validation photos is that of 8,000 iterations; AP .908 on
-    facecount and .464 on wider_small in fp32.
+    It computes at first what the narrow network does, but has 64 to 256 channels from stride 8 on,
+    a third block at stride 16, a pyramid of 64; 2.87 GMAC at 640×480. Each of two processes has 16
+    images of the batch and a core of its own: 1 h 28 min on two cores with AMX. The best of three
+    checkpoints on the validation photos is that of 8,000 iterations; AP .908 on facecount and .464
+    on wider_small in fp32.
     """
     before = faceresnet_n_narrow()
     return replace(
         before,
-        name="faceresnet-n",
+        name="faceresnet-n-deep",
         network=replace(before.network, planes=(32, 64, 128, 256), depths=(1, 2, 3, 2), pyramid=64),
         schedule=replace(
             before.schedule, iterations=12_500, batch=16, warmup=300, validate_every=16
+        ),
+    )
+
+
+def faceresnet_n() -> Recipe:
+    """The small model: real time on two CPU cores.
+
+    ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-n --init RUN6/checkpoints/best.ckpt
+    --data DIR3 --out RUN7 --accelerator cpu --devices 2 --strategy ddp --workers 0``
+
+    The last of its seven parts (scripts/train-faceresnet-n.sh): the same network learns that every
+    face counts, not every anchor, and that a box is right from an IoU of .6 on.
+    """
+    before = faceresnet_n_deep()
+    return replace(
+        before,
+        name="faceresnet-n",
+        loss=replace(before.loss, balance=0.7, right=0.6),
+        schedule=replace(
+            before.schedule,
+            iterations=14_000,
+            rate=1e-3,
+            warmup=50,
+            average=0.9995,
+            validate_every=8,
         ),
     )
 
@@ -404,6 +428,7 @@ RECIPES = {
     "faceresnet-n-self": faceresnet_n_self,
     "faceresnet-n-corrected": faceresnet_n_corrected,
     "faceresnet-n-narrow": faceresnet_n_narrow,
+    "faceresnet-n-deep": faceresnet_n_deep,
 }
 
 

@@ -40,21 +40,25 @@ class Targets:
     Attributes:
         positive: (P,) int64 flat indices into (N, R) of the anchors that answer for a face.
         boxes: (P, 4) px, the face of each.
+        face: (P,) int64, the index of that face among the batch's `Faces`.
         ignored: (N, R) bool, anchors left out of the classification loss.
     """
 
     positive: Tensor
     boxes: Tensor
+    face: Tensor
     ignored: Tensor
 
     def to(self, device: torch.device | str) -> Targets:
         """The same targets on another device; from pinned memory without waiting."""
-        moved = (t.to(device, non_blocking=True) for t in (self.positive, self.boxes, self.ignored))
-        return Targets(*moved)
+        return Targets(*(t.to(device, non_blocking=True) for t in self._tensors()))
 
     def pin_memory(self) -> Targets:
         """The same targets in memory that a GPU reads by itself."""
-        return Targets(*(t.pin_memory() for t in (self.positive, self.boxes, self.ignored)))
+        return Targets(*(t.pin_memory() for t in self._tensors()))
+
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.positive, self.boxes, self.face, self.ignored
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -212,8 +216,11 @@ def near_ignored(anchors: Tensor, faces: Faces, images: int) -> Tensor:
     # Coordinate by coordinate, (G, R): nearly twice as fast as (R, G, 2).
     x1, y1, x2, y2 = anchors.T.contiguous()
     anchor_area = (x2 - x1) * (y2 - y1)
-    for image in torch.unique(faces.image[faces.ignore]).tolist():
-        boxes = faces.boxes[faces.ignore & (faces.image == image)]
+    # A box smaller than this share of the smallest anchor is near none.
+    area = (faces.boxes[:, 2:] - faces.boxes[:, :2]).prod(1)
+    counts = faces.ignore & (area > 0.3 * anchor_area.min())
+    for image in torch.unique(faces.image[counts]).tolist():
+        boxes = faces.boxes[counts & (faces.image == image)]
         left, top, right, bottom = boxes.T[..., None]
         width = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp_(min=0)
         height = (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp_(min=0)
@@ -227,5 +234,5 @@ def near_ignored(anchors: Tensor, faces: Faces, images: int) -> Tensor:
 
 def _targets(matched: Tensor, ignored: Tensor, faces: Faces) -> Targets:
     positive = torch.nonzero(matched.flatten() >= 0).flatten()
-    ignored = ignored & (matched < 0)
-    return Targets(positive, faces.boxes[matched.flatten()[positive]], ignored)
+    face = matched.flatten()[positive]
+    return Targets(positive, faces.boxes[face], face, ignored & (matched < 0))
