@@ -34,7 +34,7 @@ MAX_CANDIDATES = 5_000
 #: Pixels that a batch holds at most: bounds the memory that the network needs.
 BATCH_PIXELS = 4_000_000
 #: Score of a large anchor from which a photo is looked at again at a reduced scale.
-SUSPICION = 0.15
+SUSPICION = 0.2
 
 
 def postprocess(

@@ -401,7 +401,9 @@ def faceresnet_n() -> Recipe:
     --data DIR3 --out RUN7 --accelerator cpu --devices 2 --strategy ddp --workers 0``
 
     The last of its seven parts (scripts/train-faceresnet-n.sh): the same network learns that every
-    face counts, not every anchor, and that a box is right from an IoU of .6 on.
+    face counts, not every anchor, and that a box is right from an IoU of .6 on. Stopped after 9,300
+    iterations and 1 h 25 min on two cores with AMX; AP .906 on facecount and .497 on wider_small in
+    fp32.
     """
     before = faceresnet_n_deep()
     return replace(
