@@ -220,12 +220,10 @@ def paste(
     crop = photo[low[1] : high[1], low[0] : high[0]]
     scale = extent / (high - low)
     if rng.random() < augmentation.blur:
-        side = (
-            2.5 * KEPT
-            if anchor is None
-            else sqrt(float(((anchor[2:] - anchor[:2]) * scale).prod()))
-        )
-        crop = lose_detail(crop, extent, min(LOST, side / KEPT), augmentation, rng)
+        most = LOST
+        if anchor is not None:
+            most = min(most, sqrt(float(((anchor[2:] - anchor[:2]) * scale).prod())) / KEPT)
+        crop = lose_detail(crop, extent, most, augmentation, rng)
     crop = resize(crop, (int(extent[1]), int(extent[0])))
     moved = scale_boxes(faces - np.tile(low, 2), scale, augmentation.shortfall)
     if rng.random() < augmentation.flip:

@@ -29,7 +29,7 @@ class Loss:
         box_loss: ``smooth_l1`` on the deltas or ``diou`` on the decoded boxes.
         box_weight: factor of the box loss.
         balance: 0 counts every positive anchor the same, 1 every face: a face of 32 px has six
-            times as many anchors as one of 8 px. Between, a face counts as its anchors' number to
+            times as many anchors as one of 7 px. Between, a face counts as its anchors' number to
             the power of 1 − `balance`.
         per_positive: divide the classification loss by the number of positive anchors (RetinaNet)
             instead of by the number of all anchors (equation 61).
