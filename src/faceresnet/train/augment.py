@@ -28,6 +28,8 @@ MAX_TURN = 30.0
 COVERED = (0.2, 0.5)
 #: Times by which a blurred photo is scaled down at most, and px that its face keeps at least.
 LOST, KEPT = 4.0, 5.0
+#: Qualities of the JPEGs that images go through, the last left out.
+JPEG_QUALITY = (25, 85)
 #: Red, green and blue in luminance (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
 
@@ -258,7 +260,7 @@ def lose_detail(
     width, height = np.round(extent / exp(rng.uniform(0, log(most)))).astype(int).clip(1)
     small = resize(crop, (int(height), int(width)))
     if augmentation.jpeg and small.device.type == "cpu" and rng.random() < 0.5:
-        small = jpeg(small, int(rng.integers(25, 85)))
+        small = jpeg(small, int(rng.integers(*JPEG_QUALITY)))
     return small
 
 
@@ -462,7 +464,7 @@ def disturb(images: Tensor, augmentation: Augmentation, rng: np.random.Generator
         images[i] = noisy.round_().clamp_(0, 255).to(torch.uint8)
     if images.device.type == "cpu":
         for i in np.flatnonzero(rng.random(n) < augmentation.jpeg):
-            images[i] = jpeg(images[i], int(rng.integers(25, 85)))
+            images[i] = jpeg(images[i], int(rng.integers(*JPEG_QUALITY)))
     return images
 
 

@@ -196,6 +196,7 @@ def faceresnet_50() -> Recipe:
 
     Not trained yet: no weights are shipped, no result is claimed.
     """
+    small = faceresnet_n()
     levels = tuple(Level(4 << i, (6.0 * 3**i, 10.4 * 3**i), (1.25,)) for i in range(5))
     return Recipe(
         name="faceresnet-50",
@@ -209,9 +210,9 @@ def faceresnet_50() -> Recipe:
             head_blocks=2,
             smooth=False,
         ),
-        loss=faceresnet_n().loss,
+        loss=small.loss,
         augmentation=replace(
-            faceresnet_n().augmentation,
+            small.augmentation,
             sizes=(512,),
             grids=(0.55, 0.3, 0.15),
             face_px=(6.0, 640.0),

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from faceresnet.anchors import Level
 
+#: An anchor that overlaps an ignored face by more than this IoU is neither face nor background.
+NEAR_IOU = 0.3
+
 
 @dataclass(frozen=True)
 class Faces:
@@ -211,14 +214,14 @@ def _settle(matched: Tensor, slots: Tensor, claim: Tensor, answers: Tensor, face
 
 
 def near_ignored(anchors: Tensor, faces: Faces, images: int) -> Tensor:
-    """Anchors (N, R) that lie for half their area in an ignored face, or overlap it by IoU 0.3."""
+    """Anchors (N, R) that lie for half their area in an ignored face, or overlap it by `NEAR_IOU`."""
     mask = torch.zeros((images, len(anchors)), dtype=torch.bool, device=anchors.device)
     # Coordinate by coordinate, (G, R): nearly twice as fast as (R, G, 2).
     x1, y1, x2, y2 = anchors.T.contiguous()
     anchor_area = (x2 - x1) * (y2 - y1)
     # A box smaller than this share of the smallest anchor is near none.
     area = (faces.boxes[:, 2:] - faces.boxes[:, :2]).prod(1)
-    counts = faces.ignore & (area > 0.3 * anchor_area.min())
+    counts = faces.ignore & (area > NEAR_IOU * anchor_area.min())
     for image in torch.unique(faces.image[counts]).tolist():
         boxes = faces.boxes[counts & (faces.image == image)]
         left, top, right, bottom = boxes.T[..., None]
@@ -226,8 +229,8 @@ def near_ignored(anchors: Tensor, faces: Faces, images: int) -> Tensor:
         height = (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp_(min=0)
         shared = width.mul_(height)
         union = anchor_area + (right - left) * (bottom - top) - shared
-        # IoU above 0.3, or half of the anchor covered
-        near = (shared > 0.3 * union) | (shared > 0.5 * anchor_area)
+        # IoU above NEAR_IOU, or half of the anchor covered
+        near = (shared > NEAR_IOU * union) | (shared > 0.5 * anchor_area)
         mask[image] = near.any(0)
     return mask
 
