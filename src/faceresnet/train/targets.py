@@ -214,7 +214,7 @@ def _settle(matched: Tensor, slots: Tensor, claim: Tensor, answers: Tensor, face
 
 
 def near_ignored(anchors: Tensor, faces: Faces, images: int) -> Tensor:
-    """Anchors (N, R) that lie for half their area in an ignored face, or overlap it by `NEAR_IOU`."""
+    """Anchors (N, R) with half their area in an ignored face, or that overlap it by `NEAR_IOU`."""
     mask = torch.zeros((images, len(anchors)), dtype=torch.bool, device=anchors.device)
     # Coordinate by coordinate, (G, R): nearly twice as fast as (R, G, 2).
     x1, y1, x2, y2 = anchors.T.contiguous()
