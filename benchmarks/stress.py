@@ -6,7 +6,7 @@ Every photo with a clear face, one that is large and well inside it, gives one p
 for each size: the photo scaled so that the face's side (√area) has that size, cut out around the
 face. (Large boxes at the border of a photo are mostly heads seen from behind.) Prints, for each
 size, the share of faces found (IoU ≥ 0.5 at the model's threshold), and the share found with
-exactly one box: no other box has its centre in the face.
+exactly one box: no other box has its centre in the face, but those that find another listed face.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ MARGIN = 0.1
 
 
 def clear_faces(photos: Sequence[Photo], limit: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The image and the largest clear face (4,) px of each photo that has one, up to a limit."""
+    """Photos with a clear face, up to a limit: the image, and the faces (G, 4) px, that one first.
+
+    It is the photo's largest clear one.
+    """
     found: list[tuple[np.ndarray, np.ndarray]] = []
     for photo in photos:
         if len(found) == limit:
@@ -46,14 +49,19 @@ def clear_faces(photos: Sequence[Photo], limit: int) -> list[tuple[np.ndarray, n
         inside = (taught[:, :2] >= margin) & (taught[:, 2:] <= image.shape[1::-1] - margin)
         sides = np.where(inside.all(axis=1), sides, 0)
         if sides.max(initial=0) >= CLEAR:
-            found.append((image, taught[sides.argmax()]))
+            order = np.argsort(-sides, kind="stable")
+            found.append((image, taught[order]))
     if not found:
         raise SystemExit(f"no photo has a face of {CLEAR} px or more inside it")
     return found
 
 
-def picture(image: np.ndarray, face: np.ndarray, side: float) -> tuple[np.ndarray, np.ndarray]:
-    """(FRAME, FRAME, 3) around a face scaled to `side` px, and where the face is in it (4,) px."""
+def picture(image: np.ndarray, faces: np.ndarray, side: float) -> tuple[np.ndarray, np.ndarray]:
+    """(FRAME, FRAME, 3) around the first face, scaled to `side` px, and all faces in it (G, 4) px.
+
+    Faces that lie outside are empty.
+    """
+    face = faces[0]
     scale = side / float(np.sqrt((face[2:] - face[:2]).prod()))
     centre = (face[:2] + face[2:]) / 2
     reach = FRAME / scale / 2
@@ -64,26 +72,26 @@ def picture(image: np.ndarray, face: np.ndarray, side: float) -> tuple[np.ndarra
     canvas = np.full((FRAME, FRAME, 3), images.PADDING, np.uint8)
     start = ((np.array([FRAME, FRAME]) - (width, height)) / 2).astype(int)
     canvas[start[1] : start[1] + height, start[0] : start[0] + width] = part
-    moved = (face - np.tile(low, 2)) * np.tile((width, height) / (high - low), 2)
+    moved = (faces - np.tile(low, 2)) * np.tile((width, height) / (high - low), 2)
     moved = (moved + np.tile(start, 2)).astype(np.float32)
-    return canvas, boxes.clip(moved[None], (FRAME, FRAME))[0]
+    return canvas, boxes.clip(moved, (FRAME, FRAME))
 
 
 def measure(
-    detector: FaceDetector, faces: Sequence[tuple[np.ndarray, np.ndarray]], side: float
+    detector: FaceDetector, pictured: Sequence[tuple[np.ndarray, np.ndarray]], side: float
 ) -> tuple[float, float]:
     """Share of faces found, and found with exactly one box, at one size."""
     found = once = 0
-    for image, face in faces:
-        canvas, wanted = picture(image, face, side)
+    for image, faces in pictured:
+        canvas, wanted = picture(image, faces, side)
         detections = detector(canvas)
-        overlap = boxes.iou(detections.boxes, wanted[None])[:, 0]
+        hits = boxes.iou(detections.boxes, wanted) >= 0.5
         centre = (detections.boxes[:, :2] + detections.boxes[:, 2:]) / 2
-        inside = ((centre > wanted[:2]) & (centre < wanted[2:])).all(axis=1)
-        hit = bool((overlap >= 0.5).any())
+        inside = ((centre > wanted[0, :2]) & (centre < wanted[0, 2:])).all(axis=1)
+        hit = bool(hits[:, 0].any())
         found += hit
-        once += hit and int(inside.sum()) == 1
-    return found / len(faces), once / len(faces)
+        once += hit and int((inside & ~hits[:, 1:].any(axis=1)).sum()) == 1
+    return found / len(pictured), once / len(pictured)
 
 
 def main() -> None:

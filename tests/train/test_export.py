@@ -227,35 +227,40 @@ def test_int8_of_one_head(calibration, tmp_path):
 
 
 def check_int8(file, heads, widths):
-    """All convolutions are in int8 but so many last ones, of so many outputs."""
+    """All convolutions are in int8; what so many last ones, of so many outputs, give is float."""
     proto = onnx.load(file)
     assert proto.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     maker = producers(proto)
     weights = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
     convolutions = [node for node in proto.graph.node if node.op_type == "Conv"]
-    quantised = [
-        node
-        for node in convolutions
-        if all(
-            name in maker and maker[name].op_type == "DequantizeLinear" for name in node.input[:2]
-        )
-    ]
-    outputs = [node for node in convolutions if node not in quantised]
-    # The last convolution of each head, once for each level, stays in float.
-    assert len(outputs) == heads
-    assert {weights[node.input[1]].shape[0] for node in outputs} == widths
+    assert len(convolutions) > 15
+    shapes = []
+    for node in convolutions:
+        assert [maker[name].op_type for name in node.input[:2]] == ["DequantizeLinear"] * 2
+        source = maker[node.input[1]].input
+        assert weights[source[0]].dtype == np.int8
+        shapes.append(weights[source[0]].shape)
+        assert weights[source[1]].shape == shapes[-1][:1]  # by channel
+    rounded = {name for node in proto.graph.node if is_rounding(node) for name in node.input[:1]}
+    exact = [i for i, node in enumerate(convolutions) if node.output[0] not in rounded]
+    # The last convolution of each head, once for each level.
+    assert len(exact) == heads
+    assert {shapes[i][0] for i in exact} == widths
     # Nor is anything rounded on its way from there to the outputs.
-    after = {name for node in outputs for name in node.output}
+    after = {convolutions[i].output[0] for i in exact}
     for node in proto.graph.node:
         if after & set(node.input):
             after |= set(node.output)
-            assert node.op_type != "QuantizeLinear"
+            assert not is_rounding(node)
     assert after >= {output.name for output in proto.graph.output}
-    assert len(quantised) > 15
-    for node in quantised:
-        source = maker[node.input[1]].input
-        assert weights[source[0]].dtype == np.int8
-        assert weights[source[1]].shape == (weights[source[0]].shape[0],)  # by channel
+    # Enlarged levels are not rounded a second time.
+    enlarged = {node.output[0] for node in proto.graph.node if node.op_type == "Resize"}
+    assert enlarged
+    assert not enlarged & rounded
+
+
+def is_rounding(node):
+    return node.op_type == "QuantizeLinear"
 
 
 def test_int8_runs_in_both_engines_alike_and_close_to_fp32(int8, file):

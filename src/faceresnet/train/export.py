@@ -186,8 +186,8 @@ def check(file: Path, model: FaceResNet) -> float:
 def quantise(file: Path, out: Path, spec: ModelSpec, calibration: Sequence[Photo]) -> None:
     """Write an int8 copy of a fp32 model: QDQ, weights by channel, activations calibrated.
 
-    One file serves ONNX Runtime and OpenVINO. The last convolution of each head and what follows it
-    stay in fp32: they cost little, and scores and boxes are made of their outputs.
+    One file serves ONNX Runtime and OpenVINO. All convolutions are in int8, but what the last ones
+    give stays in fp32: scores and boxes are made of it.
 
     Args:
         file: the fp32 model.
@@ -202,6 +202,7 @@ def quantise(file: Path, out: Path, spec: ModelSpec, calibration: Sequence[Photo
         prepared = Path(temporary) / "prepared.onnx"
         quantised = Path(temporary) / "quantised.onnx"
         quant_pre_process(file, prepared, skip_symbolic_shape=True)
+        last, after = _outputs_end(onnx.load(prepared))
         quantize_static(
             prepared,
             quantised,
@@ -211,28 +212,60 @@ def quantise(file: Path, out: Path, spec: ModelSpec, calibration: Sequence[Photo
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=_from_last_convolutions(onnx.load(prepared)),
+            nodes_to_exclude=after,
             extra_options={"ActivationSymmetric": False},
         )
-        write_onnx(onnx.load(quantised), spec, out)
+        proto = onnx.load(quantised)
+        # Enlarged levels have the values they had before: rounding them again only takes time.
+        enlarged = [node.output[0] for node in proto.graph.node if node.op_type == "Resize"]
+        _keep_in_float(proto, [*last, *enlarged])
+        write_onnx(proto, spec, out)
 
 
-def _from_last_convolutions(proto: onnx.ModelProto) -> list[str]:
-    """Names of the nodes between the outputs and the convolutions nearest to them, these included.
+def _outputs_end(proto: onnx.ModelProto) -> tuple[list[str], list[str]]:
+    """Where a network's convolutions end.
 
     Found walking up from the outputs; where a shape is computed is nobody's way there.
+
+    Returns:
+        the outputs of the convolutions nearest to the network's, and the names of the nodes
+        between them and these.
     """
     maker = {output: node for node in proto.graph.node for output in node.output}
     waiting = [output.name for output in proto.graph.output]
-    found = set()
+    last, after = set(), set()
     while waiting:
         node = maker.get(waiting.pop())
         if node is None:
             continue
-        found.add(node.name)
-        if node.op_type not in ("Conv", "Shape"):
+        if node.op_type == "Conv":
+            last.add(node.output[0])
+            continue
+        after.add(node.name)
+        if node.op_type != "Shape":
             waiting.extend(node.input)
-    return sorted(found)
+    return sorted(last), sorted(after)
+
+
+def _keep_in_float(proto: onnx.ModelProto, tensors: Sequence[str]) -> None:
+    """Take the rounding of these tensors to 256 values out of a QDQ model, in place."""
+    rounded = {
+        node.output[0]: node.input[0]
+        for node in proto.graph.node
+        if node.op_type == "QuantizeLinear" and node.input[0] in tensors
+    }
+    instead = {
+        node.output[0]: rounded[node.input[0]]
+        for node in proto.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in rounded
+    }
+    gone = rounded.keys() | instead.keys()
+    nodes = [node for node in proto.graph.node if node.output[0] not in gone]
+    for node in nodes:
+        for i, name in enumerate(node.input):
+            node.input[i] = instead.get(name, name)
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
 
 
 class CalibrationPhotos:
