@@ -81,8 +81,9 @@ def test_the_journal_has_a_line_for_each_epoch(straight):
 def test_validation_comes_every_few_epochs_and_its_figure_stands_where_it_was_measured(
     data, tmp_path
 ):
-    run(small_recipe(iterations=8, validate_every=2), data, tmp_path / "run")
-    assert ["ap" in line for line in journal(tmp_path / "run")] == [False, True, False, True]
+    run(small_recipe(iterations=9, validate_every=2), data, tmp_path / "run")
+    # The end is validated, whatever its place.
+    assert ["ap" in line for line in journal(tmp_path / "run")] == [False, True, False, True, True]
 
 
 def test_every_iteration_has_a_batch_of_its_own(data, tmp_path, monkeypatch):
@@ -93,9 +94,16 @@ def test_every_iteration_has_a_batch_of_its_own(data, tmp_path, monkeypatch):
         return make_batch(photos, augmentation, batch, seed)
 
     monkeypatch.setattr(loop, "make_batch", counted)
-    run(replace(small_recipe(iterations=5), seed=7), data, tmp_path / "run", blind=True)
+    recipe = replace(small_recipe(iterations=5), seed=7)
+    run(recipe, data, tmp_path / "run", blind=True)
     assert seeds == [(7, 0, iteration) for iteration in range(5)]
     assert [line["iteration"] for line in journal(tmp_path / "run")] == [2, 4, 5]
+
+    longer = replace(recipe, schedule=replace(recipe.schedule, iterations=8))
+    run(longer, data, tmp_path / "run", blind=True, resume=True)
+    # The epoch of the checkpoint is looked at again, and nothing of it is left.
+    assert list(dict.fromkeys(seeds)) == [(7, 0, iteration) for iteration in range(8)]
+    assert [line["iteration"] for line in journal(tmp_path / "run")] == [2, 4, 5, 6, 8]
 
 
 # --- resuming ---
@@ -395,7 +403,7 @@ def test_a_run_that_starts_late_warms_up_to_where_the_rate_is():
 def test_a_run_that_starts_late_makes_the_batches_that_are_left(data, straight, tmp_path):
     late = small_recipe(start=3, epoch=2)
     run(late, data, tmp_path / "run", init=straight / "checkpoints/last.ckpt", blind=True)
-    assert [line["iteration"] for line in journal(tmp_path / "run")] == [5, 6]
+    assert [line["iteration"] for line in journal(tmp_path / "run")] == [4, 6]
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])

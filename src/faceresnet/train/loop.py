@@ -142,6 +142,7 @@ class Training(lightning.LightningModule):
                 on_epoch=True,
                 prog_bar=True,
                 batch_size=len(images_),
+                sync_dist=True,
             )
         return terms["loss"]
 
@@ -240,8 +241,18 @@ def moving_average(
         torch._foreach_copy_(list(averages), list(currents))
 
 
+def epoch_end(schedule: Schedule, done: int) -> int:
+    """The iteration at which an epoch ends that starts after so many iterations.
+
+    Epochs end at multiples of `Schedule.epoch` and with the run: one that follows the end of a
+    shorter run is cut short.
+    """
+    following = (done // schedule.epoch + 1) * schedule.epoch
+    return max(done, min(following, schedule.iterations))
+
+
 class Data(lightning.LightningDataModule):
-    """Epoch after epoch of batches; a run's epoch e starts e · `Schedule.epoch` iterations on."""
+    """Epoch after epoch of batches."""
 
     def __init__(self, photos: PhotoSet, recipe: Recipe, workers: int) -> None:
         super().__init__()
@@ -250,10 +261,10 @@ class Data(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """The batches of the epoch that starts."""
         assert self.trainer is not None
-        schedule = self.recipe.schedule
-        first = schedule.start + self.trainer.current_epoch * schedule.epoch
-        count = max(0, min(schedule.epoch, schedule.iterations - first))
-        batches = Batches(self.photos, self.recipe, first, count, self.trainer.global_rank)
+        done = self.recipe.schedule.start + self.trainer.global_step
+        # Lightning wants one even of a run that is done, and then takes none.
+        count = max(1, epoch_end(self.recipe.schedule, done) - done)
+        batches = Batches(self.photos, self.recipe, done, count, self.trainer.global_rank)
         # Forks share the photos; other start methods would copy them to every worker.
         fork = "fork" if self.workers and sys.platform == "linux" else None
         return DataLoader(
@@ -275,6 +286,19 @@ def _single_threaded(worker: int) -> None:
     import cv2
 
     cv2.setNumThreads(0)
+
+
+class Validations(Callback):
+    """Validates at the end of every so many epochs and of the run."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Decide whether the epoch that starts ends with one."""
+        end = epoch_end(self.schedule, self.schedule.start + trainer.global_step)
+        due = end % (self.schedule.epoch * self.schedule.validate_every) == 0
+        trainer.limit_val_batches = 1.0 if due or end == self.schedule.iterations else 0
 
 
 class Journal(Callback):
@@ -342,7 +366,7 @@ def train(
     """Train a recipe, or go on with a run.
 
     Args:
-        recipe: what to train; to resume it must be the one in the run folder.
+        recipe: what to train; to resume, its network must be that of the run folder.
         training: photos to learn from.
         validation: photos to measure AP on; none measures nothing.
         folder: the run folder.
@@ -389,6 +413,7 @@ def train(
         trainer = make_trainer(
             recipe,
             folder,
+            epochs=count_epochs(recipe.schedule, last if resume else None),
             validates=bool(validation),
             accelerator=accelerator,
             devices=devices,
@@ -407,10 +432,22 @@ def train(
     return last
 
 
+def count_epochs(schedule: Schedule, checkpoint: Path | None) -> int:
+    """Epochs of a whole run, those before its last checkpoint as they were."""
+    epochs, done = 0, schedule.start
+    if checkpoint is not None:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        epochs, done = saved["epoch"] + 1, done + saved["global_step"]
+    while (end := epoch_end(schedule, done)) > done:
+        epochs, done = epochs + 1, end
+    return epochs
+
+
 def make_trainer(
     recipe: Recipe,
     folder: Path,
     *,
+    epochs: int,
     validates: bool,
     accelerator: str,
     devices: int | str,
@@ -423,7 +460,6 @@ def make_trainer(
         TrainingError: the accelerator or its devices are not here.
     """
     schedule = recipe.schedule
-    epochs = math.ceil((schedule.iterations - schedule.start) / schedule.epoch)
     interactive = sys.stderr.isatty()
     callbacks: list[Callback] = [
         ModelCheckpoint(
@@ -437,7 +473,8 @@ def make_trainer(
         Journal(folder / JOURNAL_FILE, schedule.start),
     ]
     if validates:
-        callbacks.append(
+        callbacks += [
+            Validations(schedule),
             ModelCheckpoint(
                 folder / BEST.parent,
                 filename="best",
@@ -445,8 +482,8 @@ def make_trainer(
                 mode="max",
                 enable_version_counter=False,
                 save_on_train_epoch_end=False,
-            )
-        )
+            ),
+        ]
     if schedule.average:
         callbacks.append(WeightAveraging(multi_avg_fn=partial(moving_average, schedule.average)))
     if interactive:
@@ -462,8 +499,7 @@ def make_trainer(
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,
             benchmark=len(recipe.augmentation.sizes) == 1,
-            check_val_every_n_epoch=min(schedule.validate_every, epochs),
-            limit_val_batches=None if validates else 0,
+            limit_val_batches=0,
             num_sanity_val_steps=0,
             gradient_clip_val=schedule.clip or None,
             callbacks=callbacks,

@@ -26,8 +26,8 @@ class Schedule:
 
     Attributes:
         iterations: gradient steps, those before `start` counted in.
-        batch: images of the first of `Augmentation.sizes` in a step; other sizes get as many as
-            hold the same number of pixels.
+        batch: images of the first of `Augmentation.sizes` in a step, in each process; other sizes
+            get as many as hold the same number of pixels.
         optimiser: ``sgd`` or ``adamw``.
         rate: peak learning rate.
         momentum: of ``sgd``.
@@ -35,9 +35,10 @@ class Schedule:
         warmup: iterations of linear warm-up.
         decay: ``constant`` or ``cosine`` down to zero.
         clip: largest gradient norm; 0 never clips.
-        average: decay of the exponential moving average of the weights; 0 keeps none.
+        average: decay of the exponential moving average of the weights; 0 keeps none. It rises to
+            that: the average of n iterations spans the last tenth of them at most.
         epoch: iterations between checkpoints; a killed run loses no more than these.
-        validate_every: checkpoints between validations; a run of fewer is validated at its end.
+        validate_every: checkpoints between validations; a run's end is validated, too.
         bf16: compute in bfloat16 where the processor does so natively.
         start: the first iteration; those before it were another run's, whose weights this one
             starts from, as where a machine has been lost.
