@@ -171,6 +171,8 @@ def test_tiles_can_be_chosen(blob_model):
     whole = FaceDetector(blob_model, threads=1, tile=False)(image)
     tiled = FaceDetector(blob_model, threads=1, tile=128)(image)
     assert len(whole) == len(tiled) == len(places)
+    same = FaceDetector(blob_model, threads=1, tile=np.int64(128))(image)
+    np.testing.assert_array_equal(same.boxes, tiled.boxes)
     np.testing.assert_allclose(np.sort(whole.boxes, axis=0), np.sort(tiled.boxes, axis=0), atol=9)
 
 
@@ -277,6 +279,7 @@ def test_detectors_cannot_be_changed(blob_detector):
         ({"enlarge": float("nan")}, "enlarge"),
         ({"tile": "sometimes"}, "tile"),
         ({"tile": 8}, "tile"),
+        ({"tile": 640.0}, "tile"),
         ({"batch_size": 0}, "batch_size"),
         ({"engine": "magic"}, "engine"),
     ],

@@ -6,6 +6,7 @@ Everything that detects faces goes through `postprocess`, the validation during 
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -136,11 +137,14 @@ class FaceDetector:
         check_max_side(self.max_side)
         if not 1 <= self.enlarge <= 4:
             raise ValueError(f"enlarge must lie in 1..4, got {self.enlarge}")
-        if isinstance(self.tile, str):
-            if self.tile != "auto":
-                raise ValueError(f"tile must be 'auto', True, False or px, got '{self.tile}'")
-        elif not isinstance(self.tile, bool) and self.tile < 64:
-            raise ValueError(f"a tile must be at least 64 px, got {self.tile}")
+        if self.tile != "auto" and not isinstance(self.tile, bool):
+            try:
+                object.__setattr__(self, "tile", operator.index(self.tile))  # of NumPy, too
+            except TypeError:
+                expected = "'auto', True, False or px"
+                raise ValueError(f"tile must be {expected}, got {self.tile!r}") from None
+            if self.tile < 64:
+                raise ValueError(f"a tile must be at least 64 px, got {self.tile}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         network = open_engine(

@@ -105,8 +105,12 @@ def write_relabelled(
         for each split the number of faces and of ignored boxes.
 
     Raises:
-        DataError: `root` is a shard, or `out` cannot be written.
+        DataError: `root` is a shard, or `out` is `root` or cannot be written.
     """
+    if out.resolve() == root.resolve():
+        raise DataError(
+            f"{out} holds the labels as annotated: name another folder for the new ones"
+        )
     if Layout(root, "train").is_shard:
         raise DataError(f"{root} is a shard: relabel the folder it was packed from, then pack that")
     counts = {}

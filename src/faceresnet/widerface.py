@@ -94,13 +94,20 @@ class Layout:
         return self.root.suffix == ".zip"
 
     def exists(self) -> bool:
-        """Whether the split's list of faces is there."""
+        """Whether the split's list of faces is there.
+
+        Raises:
+            DataError: the archive that should hold it is broken.
+        """
         if self.labels.is_file():
             return True
         if not self.labels_archive.is_file():
             return False
-        with zipfile.ZipFile(self.labels_archive) as archive:
-            return self.labels.relative_to(self.root).as_posix() in archive.namelist()
+        try:
+            with zipfile.ZipFile(self.labels_archive) as archive:
+                return self.labels.relative_to(self.root).as_posix() in archive.namelist()
+        except (OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{self.labels_archive} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)

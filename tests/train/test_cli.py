@@ -13,7 +13,7 @@ from faceresnet import FaceDetector, images
 from faceresnet.cli import main
 from faceresnet.engine import read_spec
 from faceresnet.widerface import read_split
-from train.samples import write_faces
+from train.samples import face_photo, write_faces, write_split
 
 #: A network and a schedule that take a second.
 SMALL = {
@@ -150,13 +150,12 @@ def test_without_the_extra_it_says_what_to_install(capsys, data, tmp_path, monke
 def test_a_run_becomes_a_model(capsys, trained, tmp_path):
     out = tmp_path / "models" / "mine.onnx"
     weights = tmp_path / "weights" / "mine.safetensors"
-    printed = succeed(
-        capsys, "export", trained, "--out", out, "--weights", weights, "--licence", "mine"
-    )
+    printed = succeed(capsys, "export", trained, "--out", out, "--licence", "mine")
     assert re.search(r"mine\.onnx: \d+\.\d MB, fp32", printed)
     spec = read_spec(out)
     assert (spec.name, spec.recipe, spec.licence) == ("mine", "faceresnet-n", "mine")
     assert spec.measured == {}
+    assert "fp32" in succeed(capsys, "export", trained, "--out", weights)
     assert weights.exists()
     FaceDetector(out, threads=1)(np.zeros((40, 60, 3), np.uint8))
 
@@ -188,6 +187,7 @@ def test_int8_prints_the_ap_before_and_after(capsys, data, trained, tmp_path):
         (["{run}", "--out", "{tmp}/x.onnx", "--int8"], "--int8 needs --data"),
         (["{run}", "--out", "{tmp}/x.onnx", "--int8", "--fp16", "--data", "."], "export twice"),
         (["{run}", "--out", "{tmp}/x.safetensors", "--int8", "--data", "."], "without --int8"),
+        (["{run}", "--out", "{tmp}/x.safetensors", "--name", "x"], "holds only weights"),
         (["{tmp}", "--out", "{tmp}/x.onnx"], "is not a run folder"),
         (["{run}", "--out", "{tmp}/x.onnx", "--data", "{tmp}/none"], "there is no"),
     ],
@@ -219,12 +219,30 @@ def test_a_data_set_becomes_a_shard(capsys, data, tmp_path):
         (["--data", "{tmp}", "--out", "{tmp}/x.zip"], "holds neither a train nor a val split"),
         (["--data", "{data}", "--out", "{tmp}/x.zip", "--event", "none"], "has no photo of none"),
         (["--data", "{data}", "--out", "{tmp}/x.zip", "--quality", "0"], "--quality"),
+        (["--data", "{data}/broken.zip", "--out", "{tmp}/x.zip"], "broken.zip cannot be read"),
     ],
 )
 def test_packing_is_refused_in_one_line(capsys, data, tmp_path, arguments, says):
+    (data / "broken.zip").write_bytes(b"no archive")
     given = [argument.format(data=data, tmp=tmp_path) for argument in arguments]
     assert says in refuse(capsys, "data", "pack", *given)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_event_of_one_split_is_enough(capsys, tmp_path):
+    write_split(tmp_path / "data", "train", [face_photo(0)], event="here")
+    write_split(tmp_path / "data", "val", [face_photo(1)], event="there")
+    out = tmp_path / "shard.zip"
+    for event, split in (("here", "train"), ("there", "val")):
+        printed = succeed(
+            capsys, "data", "pack", "--data", tmp_path / "data", "--out", out, "--event", event
+        )
+        assert "1 photos" in printed
+        assert [photo.event for photo in read_split(out, split)] == [event]
+    said = refuse(
+        capsys, "train", "--data", tmp_path / "data", "--out", tmp_path / "run", "--event", "there"
+    )
+    assert "no training photos of these events" in said
 
 
 # --- data relabel ---
@@ -255,7 +273,8 @@ def test_a_model_labels_the_photos_again(capsys, blob_model, tmp_path):
     [
         (["--data", "{data}", "--complete", "none"], "no event of the photos: none"),
         (["--data", "{data}", "--teach", "2"], "teach must lie in 0..1, got 2.0"),
-        (["--data", "{tmp}"], "holds no training photos"),
+        (["--data", "{tmp}"], "has no train split"),
+        (["--data", "{data}", "--out", "{data}"], "holds the labels as annotated"),
     ],
 )
 def test_relabelling_is_refused_in_one_line(capsys, data, blob_model, tmp_path, arguments, says):

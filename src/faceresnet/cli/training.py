@@ -91,7 +91,12 @@ def train(
     accelerator: Annotated[
         str, typer.Option(help="auto, cpu or gpu.", rich_help_panel=MACHINE)
     ] = "auto",
-    devices: Annotated[str, typer.Option(help="How many GPUs.", rich_help_panel=MACHINE)] = "auto",
+    devices: Annotated[
+        str,
+        typer.Option(
+            help="How many GPUs, or processes with --accelerator cpu.", rich_help_panel=MACHINE
+        ),
+    ] = "auto",
     strategy: Annotated[
         str, typer.Option(help="Lightning's, such as ddp.", rich_help_panel=MACHINE)
     ] = "auto",
@@ -113,8 +118,8 @@ def train(
         raise ValueError(f"--reshape must be {expected}, got {reshape!r}")
     if reshape and init is None and not resume:
         raise ValueError(f"--reshape {reshape} needs the weights of another width: give --init")
-    training = read(data, "train", event)
-    validation = read(data, "val", event, optional=True)
+    splits = read_training_splits(data, event)
+    training, validation = splits["train"], splits.get("val", [])
     if not validation:
         typer.echo("no validation photos: the last checkpoint will be the best one", err=True)
     checkpoint = loop.train(
@@ -155,7 +160,7 @@ def export(
         bool, typer.Option("--int8", help="Quantise; needs --data for calibration and AP.")
     ] = False,
     name: Annotated[
-        str | None, typer.Option(help="What the model is called.", show_default="the recipe's name")
+        str | None, typer.Option(help="What the model is called.", show_default="the file's name")
     ] = None,
     licence: Annotated[
         str, typer.Option(help="What the training data allows; kept in the file.")
@@ -166,12 +171,10 @@ def export(
             help="best (by validation AP), last, or a file of weights.", metavar="best|last|FILE"
         ),
     ] = "best",
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Also write the weights, to fine-tune from.", metavar="FILE.safetensors"),
-    ] = None,
 ) -> None:
     """Turn a run into one .onnx file that says everything about itself.
+
+    A .safetensors file holds nothing but the weights, for other trainings to start from.
 
     With --data its AP on the validation photos is measured, printed and kept in the file, and the
     default threshold becomes the one with the best F1 there.
@@ -186,6 +189,8 @@ def export(
         raise ValueError("--int8 needs --data: real photos to calibrate with")
     if out.suffix not in (".onnx", ".safetensors") or (int8 and out.suffix != ".onnx"):
         raise ValueError(f"--out must end in .onnx, or in .safetensors without --int8, got {out}")
+    if out.suffix == ".safetensors" and (data is not None or name is not None or licence):
+        raise ValueError(f"{out} holds only weights: leave out --data, --name and --licence")
     import tempfile
 
     from faceresnet.train import export as exporting
@@ -197,7 +202,8 @@ def export(
         typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {'fp16' if fp16 else 'fp32'}")
         return
     spec = make_spec(recipe, name=name or out.stem, licence=licence)
-    validation = [] if data is None else read(data, "val", None)
+    splits = {} if data is None else read_splits(data, needed="train" if int8 else None)
+    validation = splits.get("val", [])
     with tempfile.TemporaryDirectory() as temporary:
         fp32 = Path(temporary) / "fp32.onnx"
         exporting.export(model, spec, fp32)
@@ -208,16 +214,13 @@ def export(
             exporting.halve(fp32, finished, spec)
         spec = measured(finished, spec, validation)
         if int8:
-            assert data is not None
             spec = spec.replace(precision="int8")
             finished = Path(temporary) / "int8.onnx"
-            calibration = read(data, "train", None)
-            step = max(1, len(calibration) // CALIBRATION_PHOTOS)
-            exporting.quantise(fp32, finished, spec, calibration[::step][:CALIBRATION_PHOTOS])
+            step = max(1, len(splits["train"]) // CALIBRATION_PHOTOS)
+            calibration = splits["train"][::step][:CALIBRATION_PHOTOS]
+            exporting.quantise(fp32, finished, spec, calibration)
             spec = measured(finished, spec, validation)
         exporting.rewrite(finished, spec, out)
-    if weights is not None:
-        exporting.save_weights(model, weights)
     typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {spec.precision}")
 
 
@@ -241,8 +244,6 @@ def pack(
     if out.suffix != ".zip":
         raise ValueError(f"--out must end in .zip, got {out}")
     splits = read_splits(data, event)
-    if not splits:
-        raise DataError(f"{data} holds neither a train nor a val split")
     total = sum(map(len, splits.values()))
     size = shards.pack(
         splits, out, max_side=max_side, quality=quality, progress=progress("packing", total)
@@ -321,11 +322,11 @@ def correct(
     typer.echo(changes(out, splits["train"], counts["train"]))
 
 
-def read_training_splits(data: Path) -> dict[str, list[Photo]]:
+def read_training_splits(data: Path, events: Sequence[str] | None = None) -> dict[str, list[Photo]]:
     """The splits of a data set that must have photos to train on."""
-    splits = read_splits(data)
+    splits = read_splits(data, events, needed="train")
     if "train" not in splits:
-        raise DataError(f"{data} holds no training photos")
+        raise DataError(f"{data} holds no training photos" + (" of these events" if events else ""))
     return splits
 
 
@@ -340,21 +341,46 @@ def changes(out: Path, before: Sequence[Photo], counts: tuple[int, int]) -> str:
     )
 
 
-def read_splits(data: Path, events: Sequence[str] | None = None) -> dict[str, list[Photo]]:
-    """The photos of every split that has any."""
-    splits = {split: read(data, split, events, optional=True) for split in ("train", "val")}
-    return {split: photos for split, photos in splits.items() if photos}
+def read_splits(
+    data: Path, events: Sequence[str] | None = None, needed: str | None = None
+) -> dict[str, list[Photo]]:
+    """The photos of every split that has any.
+
+    Args:
+        data: folder or shard.
+        events: only photos of these.
+        needed: the split that must be there.
+
+    Raises:
+        DataError: there is none, or not the needed one.
+        ValueError: no split has a photo of one of the events.
+    """
+    both = {split: read(data, split, optional=split != needed) for split in ("train", "val")}
+    if not data.exists():
+        raise DataError(f"there is no {data}: give the folder or shard of a data set")
+    if not any(both.values()):
+        raise DataError(f"{data} holds neither a train nor a val split")
+    if events is not None:
+        there = {photo.event for photos in both.values() for photo in photos}
+        if missing := set(events) - there:
+            raise ValueError(
+                f"{data} has no photo of {', '.join(sorted(missing))}; "
+                f"its events are {', '.join(sorted(there))}"
+            )
+        both = {
+            split: [photo for photo in photos if photo.event in events]
+            for split, photos in both.items()
+        }
+    return {split: photos for split, photos in both.items() if photos}
 
 
-def read(
-    data: Path, split: str, events: Sequence[str] | None, *, optional: bool = False
-) -> list[Photo]:
+def read(data: Path, split: str, *, optional: bool = False) -> list[Photo]:
     """The photos of a split; none where it is optional and not there."""
     from faceresnet.widerface import Layout, read_split
 
     if optional and not Layout(data, split).exists():
         return []
-    return read_split(data, split, events=events)
+    return read_split(data, split)
 
 
 def measured(file: Path, spec: ModelSpec, validation: Sequence[Photo]) -> ModelSpec:
