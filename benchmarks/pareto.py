@@ -65,7 +65,8 @@ def main() -> None:
     options = parse()
     width, height = (int(side) for side in options.size.split("x"))
     photos = read_split(options.data, "val")
-    photos = photos[:: max(1, len(photos) // (options.photos or len(photos)))]
+    count = min(options.photos or len(photos), len(photos))
+    photos = [photos[int(i)] for i in np.linspace(0, len(photos) - 1, count)]
     # One look at the photo's scale each, so that a point is what the network does at that scale.
     searching: dict[str, Detect] = {}
     timed: dict[str, Detect] = {}

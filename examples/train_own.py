@@ -2,9 +2,9 @@
 
     python train_own.py DATA RUN MODEL.onnx [SET …]
 
-DATA is laid out as WIDER FACE. A SET changes a number of the recipe, as in schedule.iterations=300,
-or augmentation.shortfall=0 if your boxes are exact to the pixel, which WIDER FACE's are not; the
-command line's way: faceresnet train --init faceresnet-n --set …
+DATA is laid out as WIDER FACE. A SET changes a number of the recipe, as in schedule.iterations=300.
+If your boxes are exact to the pixel, which WIDER FACE's are not: augmentation.shortfall=0 excess=0.
+The command line's way: faceresnet train --init faceresnet-n --set …
 """
 
 import sys

@@ -79,11 +79,13 @@ if [ ! -e "$run/done" ]; then
   status=0
   timeout -s TERM -k 20 "$((limit_s - SECONDS))" "${faceresnet[@]}" train --recipe faceresnet-50 \
     --data "$labels" --out "$run" "${machine[@]}" "$@" "${how[@]}" || status=$?
-  case $status in
-    0) touch "$run/done" ;;
-    124 | 137) echo "stopped after $limit_s s: the same command goes on" >&2 ;;
-    *) exit "$status" ;;
-  esac
+  if [ "$status" = 0 ]; then
+    touch "$run/done"
+  elif [ "$SECONDS" -ge "$limit_s" ]; then
+    echo "stopped after $limit_s s: the same command goes on" >&2
+  else
+    exit "$status" # 137, too, where it was killed for its memory
+  fi
   if [ ! -e "$run/checkpoints/last.ckpt" ]; then
     echo "no checkpoint yet: give more time, or make --set schedule.epoch smaller" >&2
     exit 1

@@ -13,12 +13,14 @@
 #
 # EVENTS names the events of DATA whose labels leave out no face, CORRECTIONS the list for `data
 # correct`: that of the shipped weights if not set; set to nothing, the last four parts learn from
-# what the model labelled.
+# what the model labelled. LICENCE is what the model file says of its data.
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,4p' "$0" | cut -c3- >&2; exit 2; }
 data=$1 out=$2
 shift 2
 corrections=${CORRECTIONS-$(dirname "$0")/faceresnet-n-corrections.csv.gz}
+licence=${LICENCE-non-commercial research only: trained on WIDER FACE and other photos released for \
+research; see MODEL_CARD.md}
 complete=()
 for event in ${EVENTS-wider masks_b heads}; do complete+=(--complete "$event"); done
 
@@ -58,8 +60,10 @@ part faceresnet-n-narrow "$labels" "$out/faceresnet-n-corrected/checkpoints/last
 two=(--accelerator cpu --devices 2 --strategy ddp --workers 0)
 OMP_NUM_THREADS=1 part faceresnet-n-deep "$labels" "$out/faceresnet-n-narrow/checkpoints/last.ckpt" \
   --reshape widen "${two[@]}" "$@"
-OMP_NUM_THREADS=1 part faceresnet-n "$labels" "$out/faceresnet-n-deep/checkpoints/best.ckpt" \
-  "${two[@]}" "$@"
+deep=$out/faceresnet-n-deep/checkpoints/best.ckpt
+[ -e "$deep" ] || deep=${deep/best/last} # without validation photos none is the best
+OMP_NUM_THREADS=1 part faceresnet-n "$labels" "$deep" "${two[@]}" "$@"
 # The weights of the checkpoint with the best AP on the validation photos, as by default.
-faceresnet export "$out/faceresnet-n" --out "$out/faceresnet-n.onnx" --int8 --data "$data"
+faceresnet export "$out/faceresnet-n" --out "$out/faceresnet-n.onnx" --int8 --data "$data" \
+  --licence "$licence"
 faceresnet export "$out/faceresnet-n" --out "$out/faceresnet-n.safetensors" --fp16

@@ -132,9 +132,10 @@ def rewrite(file: Path, spec: ModelSpec, out: Path) -> None:
 
 
 def halve(file: Path, out: Path, spec: ModelSpec) -> None:
-    """Write a copy of a fp32 model of half the size: float16 weights, fp32 arithmetic.
+    """Write a copy of a fp32 model of half the size: weights in float16.
 
-    Each weight is cast back where it is used, which engines do once, when they load the file.
+    Each weight is cast back where it is used, which engines do once, when they load the file. They
+    may compute in less than fp32: OpenVINO does, where the processor can.
     """
     from onnx import numpy_helper
 
