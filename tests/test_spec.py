@@ -27,7 +27,6 @@ fields = st.fixed_dictionaries(
         "recipe": st.text(),
         "licence": st.text(),
         "measured": st.dictionaries(st.text(), st.floats(0, 1), max_size=3),
-        "notes": st.text(),
     }
 )
 

@@ -39,7 +39,6 @@ class ModelSpec:
         recipe: the training recipe that made it.
         licence: what the training data allows.
         measured: AP by protocol and data set, as measured at export.
-        notes: anything else worth saying, one line.
     """
 
     name: str
@@ -54,7 +53,6 @@ class ModelSpec:
     recipe: str = ""
     licence: str = ""
     measured: Mapping[str, float] = field(default_factory=dict)
-    notes: str = ""
 
     def to_metadata(self) -> dict[str, str]:
         """The specification as ONNX metadata properties."""
