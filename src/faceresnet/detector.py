@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32
@@ -138,13 +138,15 @@ class FaceDetector:
         if not 1 <= self.enlarge <= 4:
             raise ValueError(f"enlarge must lie in 1..4, got {self.enlarge}")
         if self.tile != "auto" and not isinstance(self.tile, bool):
+            given: Any = self.tile
             try:
-                object.__setattr__(self, "tile", operator.index(self.tile))  # of NumPy, too
+                side = operator.index(given)  # of NumPy's integers, too
             except TypeError:
                 expected = "'auto', True, False or px"
-                raise ValueError(f"tile must be {expected}, got {self.tile!r}") from None
-            if self.tile < 64:
-                raise ValueError(f"a tile must be at least 64 px, got {self.tile}")
+                raise ValueError(f"tile must be {expected}, got {given!r}") from None
+            if side < 64:
+                raise ValueError(f"a tile must be at least 64 px, got {side}")
+            object.__setattr__(self, "tile", side)
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         network = open_engine(

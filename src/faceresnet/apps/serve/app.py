@@ -89,7 +89,6 @@ class Service:
             "licence": spec.licence,
             "recipe": spec.recipe,
             "measured": dict(spec.measured),
-            "notes": spec.notes,
         }
         self.batcher = Batcher(
             detectors,

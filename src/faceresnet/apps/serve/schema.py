@@ -84,7 +84,6 @@ class Model(BaseModel):
     licence: str
     recipe: str
     measured: dict[str, float] = Field(description="AP by protocol and data set.")
-    notes: str
 
 
 class Limits(BaseModel):
