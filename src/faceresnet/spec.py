@@ -84,6 +84,7 @@ class ModelSpec:
                 for level in values["levels"]
             )
             values["delta_scales"] = tuple(values["delta_scales"])
+            values.pop("notes", None)  # earlier files have it, always empty
             return cls(**values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{source} has a broken specification: {error}") from error
