@@ -81,10 +81,10 @@ if [ ! -e "$run/done" ]; then
     --data "$labels" --out "$run" "${machine[@]}" "$@" "${how[@]}" || status=$?
   if [ "$status" = 0 ]; then
     touch "$run/done"
-  elif [ "$SECONDS" -ge "$limit_s" ]; then
+  elif [ "$status" = 124 ] || { [ "$status" = 137 ] && [ "$SECONDS" -ge "$limit_s" ]; }; then
     echo "stopped after $limit_s s: the same command goes on" >&2
   else
-    exit "$status" # 137, too, where it was killed for its memory
+    exit "$status" # 137 before the time is up: killed for its memory
   fi
   if [ ! -e "$run/checkpoints/last.ckpt" ]; then
     echo "no checkpoint yet: give more time, or make --set schedule.epoch smaller" >&2
