@@ -61,7 +61,7 @@ two=(--accelerator cpu --devices 2 --strategy ddp --workers 0)
 OMP_NUM_THREADS=1 part faceresnet-n-deep "$labels" "$out/faceresnet-n-narrow/checkpoints/last.ckpt" \
   --reshape widen "${two[@]}" "$@"
 deep=$out/faceresnet-n-deep/checkpoints/best.ckpt
-[ -e "$deep" ] || deep=${deep/best/last} # without validation photos none is the best
+[ -e "$deep" ] || deep=${deep%best.ckpt}last.ckpt # without validation photos none is the best
 OMP_NUM_THREADS=1 part faceresnet-n "$labels" "$deep" "${two[@]}" "$@"
 # The weights of the checkpoint with the best AP on the validation photos, as by default.
 faceresnet export "$out/faceresnet-n" --out "$out/faceresnet-n.onnx" --int8 --data "$data" \

@@ -107,7 +107,7 @@ def write_relabelled(
     Raises:
         DataError: `root` is a shard, or `out` is `root` or cannot be written.
     """
-    if out.resolve() == root.resolve():
+    if out.exists() and out.samefile(root):
         raise DataError(
             f"{out} holds the labels as annotated: name another folder for the new ones"
         )

@@ -210,10 +210,15 @@ def read_split(
         path = layout.images_archive if archive else layout.images / name
         member = f"WIDER_{split}/images/{name}" if archive else None
         photos.append(Photo(name, faces, ignore, path, member))
-    return photos if events is None else _select_events(photos, events, source)
+    return photos if events is None else select_events(photos, events, source)
 
 
-def _select_events(photos: list[Photo], events: Collection[str], source: str) -> list[Photo]:
+def select_events(photos: list[Photo], events: Collection[str], source: str) -> list[Photo]:
+    """The photos of these events.
+
+    Raises:
+        ValueError: one has no photo; `source` is what to call the place that lacks it.
+    """
     wanted = {events} if isinstance(events, str) else set(events)
     there = {photo.event for photo in photos}
     if missing := wanted - there:

@@ -316,5 +316,5 @@ def test_half_precision_outputs_are_summed_in_single(seed):
     "change", [{"assigner": "nearest"}, {"box_loss": "l2"}, {"balance": 2.0}, {"right": 0.0}]
 )
 def test_unknown_losses_are_refused(change):
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(ValueError, match=" must be "):
         Loss(**change)

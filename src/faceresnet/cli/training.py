@@ -355,30 +355,22 @@ def read_splits(
         DataError: there is none, or not the needed one.
         ValueError: no split has a photo of one of the events.
     """
+    from faceresnet.widerface import select_events
+
     both = {split: read(data, split, optional=split != needed) for split in ("train", "val")}
-    if not data.exists():
-        raise DataError(f"there is no {data}: give the folder or shard of a data set")
     if not any(both.values()):
         raise DataError(f"{data} holds neither a train nor a val split")
     if events is not None:
-        there = {photo.event for photos in both.values() for photo in photos}
-        if missing := set(events) - there:
-            raise ValueError(
-                f"{data} has no photo of {', '.join(sorted(missing))}; "
-                f"its events are {', '.join(sorted(there))}"
-            )
-        both = {
-            split: [photo for photo in photos if photo.event in events]
-            for split, photos in both.items()
-        }
+        wanted = set(select_events([*both["train"], *both["val"]], events, str(data)))
+        both = {split: [p for p in photos if p in wanted] for split, photos in both.items()}
     return {split: photos for split, photos in both.items() if photos}
 
 
 def read(data: Path, split: str, *, optional: bool = False) -> list[Photo]:
-    """The photos of a split; none where it is optional and not there."""
+    """The photos of a split; none where it is optional and the data set lacks it."""
     from faceresnet.widerface import Layout, read_split
 
-    if optional and not Layout(data, split).exists():
+    if optional and data.exists() and not Layout(data, split).exists():
         return []
     return read_split(data, split)
 
