@@ -123,7 +123,7 @@ def main() -> None:
         )
         axes.plot(SIZES, [found for found, _ in rows], marker="o", label="found")
         axes.plot(SIZES, [once for _, once in rows], marker="o", label="found with one box")
-        axes.set_xticks(SIZES, [str(side) for side in SIZES])
+        axes.set_xticks(SIZES, [str(side) for side in SIZES], fontsize=8)
         axes.grid(alpha=0.3)
         axes.legend()
         figure.savefig(arguments.plot, dpi=120)
