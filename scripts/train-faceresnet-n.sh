@@ -3,16 +3,17 @@
 #
 #   scripts/train-faceresnet-n.sh DATA OUT [option of faceresnet train ...]
 #
-# DATA is laid out as WIDER FACE. Seven parts: faceresnet-n-wide learns from the labels as they are;
+# DATA is laid out as WIDER FACE. Eight parts: faceresnet-n-wide learns from the labels as they are;
 # faceresnet-n-native adds tiny faces in their own size; then the model labels its training photos
 # again (data relabel) and faceresnet-n-self learns from those; faceresnet-n-corrected learns from
 # labels corrected by a list; faceresnet-n-narrow, a network of half the arithmetic, starts from the
 # strongest filters of that one; faceresnet-n-deep is widened from it where that costs little time;
-# last, faceresnet-n, the same network, learns by a loss in which tiny faces count as much as others.
-# These two train in two processes, one for each core. Killed at any point, the same command goes on.
+# faceresnet-n-balanced, the same network, learns by a loss in which tiny faces count as much as
+# others. These two train in two processes, one for each core. Last, faceresnet-n leaves out a block
+# and filters that add nothing. Killed at any point, the same command goes on.
 #
 # EVENTS names the events of DATA whose labels leave out no face, CORRECTIONS the list for `data
-# correct`: that of the shipped weights if not set; set to nothing, the last four parts learn from
+# correct`: that of the shipped weights if not set; set to nothing, the parts from the fourth on learn from
 # what the model labelled. LICENCE is what the model file says of its data.
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,4p' "$0" | cut -c3- >&2; exit 2; }
@@ -62,8 +63,9 @@ OMP_NUM_THREADS=1 part faceresnet-n-deep "$labels" "$out/faceresnet-n-narrow/che
   --reshape widen "${two[@]}" "$@"
 deep=$out/faceresnet-n-deep/checkpoints/best.ckpt
 [ -e "$deep" ] || deep=${deep%best.ckpt}last.ckpt # without validation photos none is the best
-OMP_NUM_THREADS=1 part faceresnet-n "$labels" "$deep" "${two[@]}" "$@"
+OMP_NUM_THREADS=1 part faceresnet-n-balanced "$labels" "$deep" "${two[@]}" "$@"
 # The weights of the checkpoint with the best AP on the validation photos, as by default.
-faceresnet export "$out/faceresnet-n" --out "$out/faceresnet-n.onnx" --int8 --data "$data" \
-  --licence "$licence"
-faceresnet export "$out/faceresnet-n" --out "$out/faceresnet-n.safetensors" --fp16
+balanced=$out/faceresnet-n-balanced
+faceresnet export "$balanced" --narrow faceresnet-n --out "$out/faceresnet-n.onnx" --int8 \
+  --data "$data" --licence "$licence"
+faceresnet export "$balanced" --narrow faceresnet-n --out "$out/faceresnet-n.safetensors" --fp16

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from faceresnet.errors import TrainingError
-from faceresnet.train.export import save_weights
+from faceresnet.train.export import cut_down, save_weights
 from faceresnet.train.model import FaceResNet
 from faceresnet.train.narrow import narrow
 from faceresnet.train.runs import load_weights
@@ -81,6 +81,35 @@ def test_what_is_silent_is_what_goes(block):
         torch.testing.assert_close(thin_lateral(thin_stage), wide_lateral(wide_stage))
 
 
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+@torch.no_grad()
+def test_blocks_that_add_nothing_can_go(block):
+    deep, shallow = (small_network(block=block, depths=(1, n, 1, n)) for n in (3, 2))
+    before, after = random_model(deep, 1), random_model(shallow, 2)
+    for blocks in (before.backbone.layer2, before.backbone.layer4):
+        last = blocks[2].bn3 if block == "bottleneck" else blocks[2].bn2
+        last.weight[:], last.bias[:] = 0, 0
+    thin = cut_down(before, after.network)
+    images = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
+    for ours, theirs in zip(thin(images), before(images), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"shared_head": False}, "classify.predict.weight would start anew"),
+        ({"pyramid": 32}, "would start anew"),
+        ({"planes": (16, 24, 24, 64)}, "cannot be cut down to that: .* filters, 64 are wanted"),
+    ],
+)
+def test_only_the_backbone_is_cut_down_without_training(change, says):
+    before = FaceResNet(small_network(planes=WIDE, shared_head=True))
+    after = small_network(**{"planes": WIDE, "shared_head": True, **change})
+    with pytest.raises(TrainingError, match=says):
+        cut_down(before, after)
+
+
 @torch.no_grad()
 def test_what_fits_is_kept_and_the_rest_starts_anew():
     wide, thin = networks("basic")
@@ -141,9 +170,9 @@ def test_a_wider_network_is_refused_in_one_line(tmp_path):
     with pytest.raises(TrainingError, match="8 filters, 12 are wanted") as caught:
         load_weights(FaceResNet(wide), tmp_path / "thin.safetensors", reshape="narrow")
     assert "\n" not in str(caught.value)
-    for depths in ((1, 3, 1, 2), (1, 1, 1, 2)):
-        other = FaceResNet(small_network(depths=depths, planes=NARROW, stem=8))
-        with pytest.raises(TrainingError, match=r"another kind or depth: backbone\.layer2\."):
+    for change in ({"depths": (1, 3, 1, 2)}, {"block": "bottleneck"}):
+        other = FaceResNet(small_network(**{"depths": (1, 2, 1, 2), "planes": NARROW, **change}))
+        with pytest.raises(TrainingError, match=r"another kind, or shallower: backbone\.layer"):
             load_weights(other, tmp_path / "thin.safetensors", reshape="narrow")
     with pytest.raises(TrainingError, match="to narrow takes a checkpoint"):
         load_weights(FaceResNet(thin), tmp_path / "thin.pth", reshape="narrow")

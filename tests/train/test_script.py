@@ -46,7 +46,7 @@ def test_from_nothing_to_a_model_and_on_after_a_break(data, tmp_path):
     assert len(read_split(out / "relabelled", "train")) == 4
     assert read_split(out / "corrected", "train")[0].ignore[-1]
 
-    (out / "faceresnet-n" / "done").unlink()  # as if killed before it was noted
+    (out / "faceresnet-n-balanced" / "done").unlink()  # as if killed before it was noted
     before = (out / "relabelled" / "done").stat().st_mtime_ns
     done = run(data, out, *SETTINGS, *HERE)
     assert done.returncode == 0, done.stderr

@@ -171,6 +171,14 @@ def export(
             help="best (by validation AP), last, or a file of weights.", metavar="best|last|FILE"
         ),
     ] = "best",
+    narrow: Annotated[
+        str | None,
+        typer.Option(
+            help="Cut the backbone down to that of this recipe: its first blocks and strongest "
+            "filters.",
+            metavar="RECIPE",
+        ),
+    ] = None,
 ) -> None:
     """Turn a run into one .onnx file that says everything about itself.
 
@@ -194,9 +202,13 @@ def export(
     import tempfile
 
     from faceresnet.train import export as exporting
+    from faceresnet.train.recipes import recipe as find_recipe
     from faceresnet.train.runs import make_spec
 
     recipe, model = exporting.load_run(run, given)
+    if narrow is not None:
+        recipe = find_recipe(narrow)
+        model = exporting.cut_down(model, recipe.network)
     if out.suffix == ".safetensors":
         exporting.save_weights(model, out, half=fp16)
         typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {'fp16' if fp16 else 'fp32'}")

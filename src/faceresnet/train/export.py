@@ -22,7 +22,8 @@ from faceresnet.atomic import replacing
 from faceresnet.engine import INPUT, OUTPUTS, open_engine
 from faceresnet.errors import TrainingError
 from faceresnet.spec import ModelSpec
-from faceresnet.train.model import FaceResNet
+from faceresnet.train.model import FaceResNet, Network
+from faceresnet.train.narrow import narrow
 from faceresnet.train.recipes import Recipe
 from faceresnet.train.runs import BEST, LAST, load_weights, read_recipe
 from faceresnet.widerface import Photo
@@ -55,6 +56,31 @@ def load_run(folder: Path, checkpoint: str | Path = "best") -> tuple[Recipe, Fac
     model = FaceResNet(recipe.network)
     load_weights(model, file)
     return recipe, model.eval()
+
+
+def cut_down(model: FaceResNet, network: Network) -> FaceResNet:
+    """A narrower or shallower network from the strongest filters of a trained one, not trained on.
+
+    Raises:
+        TrainingError: it has something that is not the trained network's.
+    """
+    state, thin = model.state_dict(), FaceResNet(network)
+    other = [
+        name
+        for name, value in thin.state_dict().items()
+        if not name.startswith(("backbone.", "pyramid.lateral."))
+        and (name not in state or state[name].shape != value.shape)
+    ]
+    if other:
+        raise TrainingError(
+            f"{other[0]} would start anew: only the backbone can be cut down without training, "
+            "else use faceresnet train --reshape narrow"
+        )
+    try:
+        thin.load_state_dict(narrow(state, thin))
+    except ValueError as error:
+        raise TrainingError(f"this network cannot be cut down to that: {error}") from error
+    return thin.eval()
 
 
 def save_weights(model: FaceResNet, file: Path, *, half: bool = False) -> None:

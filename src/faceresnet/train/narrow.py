@@ -1,11 +1,16 @@
 """Starting a narrow network from a wide one: each layer keeps its strongest filters.
 
+A shallower one leaves out the last blocks of a stage: what a residual block adds to its input can
+be missed (Veit et al. 2016, "Residual Networks Behave Like Ensembles of Relatively Shallow
+Networks").
+
 A filter's strength is the sum of its weights' magnitudes (Li et al. 2017, "Pruning Filters for
 Efficient ConvNets"), here with its normalisation folded in.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -18,9 +23,9 @@ EPSILON = 1e-5
 
 
 def narrow(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
-    """Weights for a network from those of one that is as wide or wider.
+    """Weights for a network from those of one that is as wide and deep or more so.
 
-    The backbone keeps its strongest filters, and the pyramid's lateral convolutions the inputs that
+    The backbone keeps the first blocks of each stage and their strongest filters, and the pyramid's lateral convolutions the inputs that
     are left. Of everything else what has the same name and shape is taken over, and the rest stays
     as it is in `model`, to be learnt anew.
 
@@ -32,9 +37,10 @@ def narrow(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
         a state dict of `model`.
 
     Raises:
-        ValueError: `state` is of a backbone that is narrower, or of another kind or depth.
+        ValueError: `state` is of a backbone that is narrower or shallower, or of another kind.
     """
     own = model.state_dict()
+    state = {name: value for name, value in state.items() if not _is_deeper(name, model)}
     _check_same_kind(state, own)
     narrowing = _Narrowing(state, own)
     stem = narrowing.strongest([("backbone.conv1", "backbone.bn1")])
@@ -49,6 +55,12 @@ def narrow(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
     return narrowing.kept
 
 
+def _is_deeper(name: str, model: FaceResNet) -> bool:
+    """Whether a weight belongs to a block after the last that the network has in its stage."""
+    block = re.match(r"backbone\.(layer\d)\.(\d+)\.", name)
+    return block is not None and int(block[2]) >= len(getattr(model.backbone, block[1], ()))
+
+
 def _check_same_kind(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Refuse weights whose backbone or lateral convolutions are not called as the network's."""
     parts = ("backbone.", "pyramid.lateral.")
@@ -56,7 +68,7 @@ def _check_same_kind(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
     if ours != theirs:
         missing, unknown = sorted(ours - theirs), sorted(theirs - ours)
         what = f"{missing[0]} is missing" if missing else f"{unknown[0]} is unknown"
-        raise ValueError(f"the backbone is of another kind or depth: {what}")
+        raise ValueError(f"the backbone is of another kind, or shallower: {what}")
 
 
 def _narrow_stage(narrowing: _Narrowing, stage: str, blocks: int, before: Tensor) -> Tensor:
