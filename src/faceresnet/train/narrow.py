@@ -25,9 +25,9 @@ EPSILON = 1e-5
 def narrow(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
     """Weights for a network from those of one that is as wide and deep or more so.
 
-    The backbone keeps the first blocks of each stage and their strongest filters, and the pyramid's lateral convolutions the inputs that
-    are left. Of everything else what has the same name and shape is taken over, and the rest stays
-    as it is in `model`, to be learnt anew.
+    The backbone keeps the first blocks of each stage and their strongest filters, and the pyramid's
+    lateral convolutions the inputs that are left. Of everything else what has the same name and
+    shape is taken over, and the rest stays as it is in `model`, to be learnt anew.
 
     Args:
         state: weights of the wide network, by name.
