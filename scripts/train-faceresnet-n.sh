@@ -13,8 +13,10 @@
 # and filters that add nothing. Killed at any point, the same command goes on.
 #
 # EVENTS names the events of DATA whose labels leave out no face, CORRECTIONS the list for `data
-# correct`: that of the shipped weights if not set; set to nothing, the parts from the fourth on learn from
-# what the model labelled. LICENCE is what the model file says of its data.
+# correct`: that of the shipped weights if not set; set to nothing, the parts from the fourth on learn
+# from what the model labelled. CUT is the recipe whose network is left, faceresnet-n if not set; set
+# to nothing, as where options name another network, all of it is. LICENCE is what the model file
+# says of its data.
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,4p' "$0" | cut -c3- >&2; exit 2; }
 data=$1 out=$2
@@ -22,6 +24,8 @@ shift 2
 corrections=${CORRECTIONS-$(dirname "$0")/faceresnet-n-corrections.csv.gz}
 licence=${LICENCE-non-commercial research only: trained on WIDER FACE and other photos released for \
 research; see MODEL_CARD.md}
+cut=()
+[ -z "${CUT-faceresnet-n}" ] || cut=(--narrow "${CUT-faceresnet-n}")
 complete=()
 for event in ${EVENTS-wider masks_b heads}; do complete+=(--complete "$event"); done
 
@@ -66,6 +70,6 @@ deep=$out/faceresnet-n-deep/checkpoints/best.ckpt
 OMP_NUM_THREADS=1 part faceresnet-n-balanced "$labels" "$deep" "${two[@]}" "$@"
 # The weights of the checkpoint with the best AP on the validation photos, as by default.
 balanced=$out/faceresnet-n-balanced
-faceresnet export "$balanced" --narrow faceresnet-n --out "$out/faceresnet-n.onnx" --int8 \
-  --data "$data" --licence "$licence"
-faceresnet export "$balanced" --narrow faceresnet-n --out "$out/faceresnet-n.safetensors" --fp16
+faceresnet export "$balanced" "${cut[@]}" --out "$out/faceresnet-n.onnx" --int8 --data "$data" \
+  --licence "$licence"
+faceresnet export "$balanced" "${cut[@]}" --out "$out/faceresnet-n.safetensors" --fp16

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from conftest import blob_image
 from faceresnet import FaceDetector, images
 from faceresnet.cli import main
 from faceresnet.engine import read_spec
+from faceresnet.train import recipes
+from faceresnet.train.runs import read_recipe
 from faceresnet.widerface import read_split
 from train.samples import face_photo, write_faces, write_split
 
@@ -145,6 +148,22 @@ def test_without_the_extra_it_says_what_to_install(capsys, data, tmp_path, monke
 
 
 # --- export ---
+
+
+def test_a_run_is_cut_down_to_a_smaller_network(capsys, trained, tmp_path, monkeypatch):
+    recipe = read_recipe(trained)
+    planes = (*recipe.network.planes[:3], recipe.network.planes[3] // 2)
+    thin = replace(recipe, name="thin", network=replace(recipe.network, planes=planes))
+    monkeypatch.setitem(recipes.RECIPES, "thin", lambda: thin)
+    whole, out = tmp_path / "whole.onnx", tmp_path / "thin.onnx"
+    succeed(capsys, "export", trained, "--out", whole)
+    succeed(capsys, "export", trained, "--out", out, "--narrow", "thin")
+    assert read_spec(out).recipe == "thin"
+    assert out.stat().st_size < whole.stat().st_size
+    refused = ["export", trained, "--out", tmp_path / "no.onnx", "--narrow"]
+    assert "unknown recipe 'wide'" in refuse(capsys, *refused, "wide")
+    assert "would start anew" in refuse(capsys, *refused, "paper")
+    assert not (tmp_path / "no.onnx").exists()
 
 
 def test_a_run_becomes_a_model(capsys, trained, tmp_path):
