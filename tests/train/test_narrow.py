@@ -170,9 +170,14 @@ def test_a_wider_network_is_refused_in_one_line(tmp_path):
     with pytest.raises(TrainingError, match="8 filters, 12 are wanted") as caught:
         load_weights(FaceResNet(wide), tmp_path / "thin.safetensors", reshape="narrow")
     assert "\n" not in str(caught.value)
-    for change in ({"depths": (1, 3, 1, 2)}, {"block": "bottleneck"}):
-        other = FaceResNet(small_network(**{"depths": (1, 2, 1, 2), "planes": NARROW, **change}))
-        with pytest.raises(TrainingError, match=r"another kind, or shallower: backbone\.layer"):
+    shape = {"depths": (1, 2, 1, 2), "planes": NARROW, "stem": 8}
+    for change, what in (
+        ({"depths": (1, 3, 1, 2)}, r"layer2\.2\.bn1\.bias is missing"),
+        ({"block": "bottleneck"}, r"layer1\.0\.bn3\.bias is missing"),
+    ):
+        other = FaceResNet(small_network(**{**shape, **change}))
+        says = rf"another kind, or shallower: backbone\.{what}"
+        with pytest.raises(TrainingError, match=says):
             load_weights(other, tmp_path / "thin.safetensors", reshape="narrow")
     with pytest.raises(TrainingError, match="to narrow takes a checkpoint"):
         load_weights(FaceResNet(thin), tmp_path / "thin.pth", reshape="narrow")

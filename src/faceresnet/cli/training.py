@@ -48,8 +48,8 @@ def train(
     reshape: Annotated[
         str | None,
         typer.Option(
-            help="--init names weights of another width: narrow keeps the strongest filters of a "
-            "wider network, widen adds new ones to a narrower.",
+            help="--init names weights of another width or depth: narrow keeps the first blocks "
+            "and strongest filters of a larger network, widen adds new ones to a smaller.",
             metavar="narrow|widen",
         ),
     ] = None,

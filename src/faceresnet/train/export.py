@@ -23,7 +23,7 @@ from faceresnet.engine import INPUT, OUTPUTS, open_engine
 from faceresnet.errors import TrainingError
 from faceresnet.spec import ModelSpec
 from faceresnet.train.model import FaceResNet, Network
-from faceresnet.train.narrow import narrow
+from faceresnet.train.narrow import CUT, narrow
 from faceresnet.train.recipes import Recipe
 from faceresnet.train.runs import BEST, LAST, load_weights, read_recipe
 from faceresnet.widerface import Photo
@@ -68,8 +68,7 @@ def cut_down(model: FaceResNet, network: Network) -> FaceResNet:
     other = [
         name
         for name, value in thin.state_dict().items()
-        if not name.startswith(("backbone.", "pyramid.lateral."))
-        and (name not in state or state[name].shape != value.shape)
+        if not name.startswith(CUT) and (name not in state or state[name].shape != value.shape)
     ]
     if other:
         raise TrainingError(

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from faceresnet.train.model import FaceResNet
 
+#: What is made narrower; everything else is taken over as it is, or starts anew.
+CUT = ("backbone.", "pyramid.lateral.")
 #: Of batch normalisation, as PyTorch has it.
 EPSILON = 1e-5
 
@@ -63,8 +65,7 @@ def _is_deeper(name: str, model: FaceResNet) -> bool:
 
 def _check_same_kind(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Refuse weights whose backbone or lateral convolutions are not called as the network's."""
-    parts = ("backbone.", "pyramid.lateral.")
-    ours, theirs = ({name for name in names if name.startswith(parts)} for names in (own, state))
+    ours, theirs = ({name for name in names if name.startswith(CUT)} for names in (own, state))
     if ours != theirs:
         missing, unknown = sorted(ours - theirs), sorted(theirs - ours)
         what = f"{missing[0]} is missing" if missing else f"{unknown[0]} is unknown"
