@@ -218,7 +218,7 @@ def test_a_window_shows_the_drawn_pictures(clip, screen, blob_model):
             seen = red_pixels(pixels)
         film.terminate()
         status, out, err = ended(film)
-    assert seen >= 100, err
+    assert seen >= 100, (status, out, err)
     assert status == 130, err
     assert "stopped after" in err
     assert "faces in" in out

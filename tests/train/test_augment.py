@@ -364,16 +364,6 @@ def test_some_photos_alone_keep_their_own_size():
     assert 1.0 not in in_grids
 
 
-def test_photos_in_their_own_size_are_enlarged_up_to_the_zoom():
-    augmentation = replace(PLAIN, native=1.0, zoom=3.0)
-    rng = np.random.default_rng(0)
-    photo, cell = np.array([800, 800]), np.array([256, 256])
-    scales = [draw_scale(photo, cell, None, augmentation, 1, rng)[0] for _ in range(400)]
-    assert 1.0 <= min(scales) < 1.1
-    assert 2.8 < max(scales) <= 3.0
-    assert np.median(scales) == pytest.approx(3**0.5, abs=0.15)
-
-
 def test_faces_smaller_than_the_image_can_hold_are_no_error():
     anchor = np.array([10, 10, 60, 60], np.float32)
     augmentation = replace(PLAIN, face_px=(500.0, 600.0))
@@ -653,7 +643,6 @@ def test_resizing_averages():
         ({"light": -0.5}, "light must lie in"),
         ({"fill": 2.0}, "fill must lie in"),
         ({"native": -1.0}, "native must lie in"),
-        ({"zoom": 0.5}, "zoom must be at least 1"),
     ],
 )
 def test_impossible_augmentation_is_refused(change, says):

@@ -45,7 +45,6 @@ class Augmentation:
         fill: probability that it is scaled to fill at least half the image's side instead.
         native: probability that a photo alone keeps its own size: tiny faces as cameras and
             annotators see them differ from large ones scaled down.
-        zoom: times by which such a photo is enlarged at most, log-uniform: crowds without detail.
         max_scale: largest enlargement of a photo.
         stretch: largest relative change of the aspect ratio.
         shortfall: px by which listed boxes are narrower and lower than their faces, taken as half
@@ -74,7 +73,6 @@ class Augmentation:
     face_px: tuple[float, ...] = (6.0, 600.0)
     fill: float = 0.2
     native: float = 0.0
-    zoom: float = 1.0
     max_scale: float = 6.0
     stretch: float = 0.15
     shortfall: float = 0.0
@@ -100,8 +98,6 @@ class Augmentation:
             raise ValueError(f"grids must be probabilities, one above 0, got {self.grids}")
         if len(self.face_px) != 2 or not 0 < self.face_px[0] <= self.face_px[1]:
             raise ValueError(f"face_px must be two sizes, the smaller first, got {self.face_px}")
-        if self.zoom < 1:
-            raise ValueError(f"zoom must be at least 1, got {self.zoom}")
         if self.max_scale <= 0 or min(self.stretch, self.shortfall) < 0:
             raise ValueError("max_scale must be positive, stretch and shortfall not negative")
         for name in (
@@ -417,7 +413,7 @@ def draw_scale(
     if grid > 1:
         scale = exp(rng.uniform(log(inside), log(1.5 * cover)))
     elif augmentation.native and rng.random() < augmentation.native:
-        scale = exp(rng.uniform(0, log(augmentation.zoom)))
+        scale = 1.0
     elif anchor is not None:
         side = sqrt(max(float((anchor[2:] - anchor[:2]).prod()), 1.0))
         low, high = augmentation.face_px
