@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 
@@ -200,36 +201,45 @@ def test_a_run_folder_may_be_moved(data, tmp_path):
     assert saved(tmp_path / "old")["global_step"] == 2
 
 
-@pytest.mark.slow
-def test_a_run_killed_by_the_system_goes_on_to_the_same_weights(data, tmp_path):
-    settings = {
-        "schedule.iterations": 40,
-        "schedule.epoch": 2,
-        "schedule.batch": 2,
-        "schedule.validate_every": 10,
-        "schedule.bf16": False,
-        "augmentation.sizes": 64,
-        "network.planes": "(16,16,16,32)",
-        "network.depths": "(1,1,1,1)",
-        "network.pyramid": 16,
-    }
-    command = [sys.executable, "-m", "faceresnet", "train", "--data", str(data), "--workers", "1"]
-    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
+#: Of a run in a process of its own.
+SETTINGS = {
+    "schedule.iterations": 40,
+    "schedule.epoch": 2,
+    "schedule.batch": 2,
+    "schedule.validate_every": 10,
+    "schedule.bf16": False,
+    "augmentation.sizes": 64,
+    "network.planes": "(16,16,16,32)",
+    "network.depths": "(1,1,1,1)",
+    "network.pyramid": 16,
+}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
+
+def process_until_its_first_checkpoint(command, folder):
+    """A training process, in a group of its own, that has just saved."""
     process = subprocess.Popen(
-        [*command, "--out", str(killed), *options],
-        env=environment,
+        command,
+        env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
     deadline = time.monotonic() + 400
     while time.monotonic() < deadline and process.poll() is None:
-        if (killed / "checkpoints/last.ckpt").exists():
+        if (folder / "checkpoints/last.ckpt").exists():
             break
         time.sleep(0.02)
+    return process
+
+
+@pytest.mark.slow
+def test_a_run_killed_by_the_system_goes_on_to_the_same_weights(data, tmp_path):
+    command = [sys.executable, "-m", "faceresnet", "train", "--data", str(data), "--workers", "1"]
+    options = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+
+    process = process_until_its_first_checkpoint([*command, "--out", str(killed), *options], killed)
     os.killpg(process.pid, signal.SIGKILL)
     _, errors = process.communicate()
     assert process.returncode == -signal.SIGKILL, errors.decode()
@@ -237,7 +247,7 @@ def test_a_run_killed_by_the_system_goes_on_to_the_same_weights(data, tmp_path):
 
     resumed = subprocess.run(
         [*command, "--out", str(killed), "--resume"],
-        env=environment,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=400,
@@ -250,6 +260,24 @@ def test_a_run_killed_by_the_system_goes_on_to_the_same_weights(data, tmp_path):
     assert [line["iteration"] for line in journal(killed)] == list(range(2, 41, 2))
     for name in ("state_dict", "current_model_state"):
         assert same_state(saved(killed)[name], saved(whole)[name])
+
+
+@pytest.mark.slow
+def test_a_run_in_two_processes_ends_when_it_is_told_to(data, tmp_path):
+    settings = {**SETTINGS, "schedule.iterations": 100_000}
+    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "faceresnet", "train", "--data", str(data), *options]
+    two = ["--accelerator", "cpu", "--devices", "2", "--strategy", "ddp", "--workers", "0"]
+    process = process_until_its_first_checkpoint(
+        [*command, "--out", str(tmp_path / "run"), *two], tmp_path / "run"
+    )
+    process.terminate()
+    try:
+        _, errors = process.communicate(timeout=60)  # until the other has let go of it, too
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGTERM, errors.decode()
 
 
 # --- refusals ---

@@ -11,11 +11,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning
@@ -344,6 +347,28 @@ class Journal(Callback):
             out.write(json.dumps(line) + "\n")
 
 
+class EndsAtOnce(Callback):
+    """SIGTERM ends a run in several processes at once; it goes on from its last checkpoint.
+
+    Lightning's handler broadcasts where the other processes may be adding up gradients: each waits
+    for the others, for ever.
+    """
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Lightning has its handler by now, and takes down this one with it."""
+        if trainer.world_size == 1 or threading.current_thread() is not threading.main_thread():
+            return
+
+        def end(number: int, frame: FrameType | None) -> None:
+            launcher = trainer.strategy.launcher
+            if launcher is not None:
+                launcher.kill(signal.Signals(number))
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+        signal.signal(signal.SIGTERM, end)
+
+
 def train(
     recipe: Recipe,
     training: Sequence[Photo],
@@ -471,6 +496,7 @@ def make_trainer(
             save_on_train_epoch_end=True,
         ),
         Journal(folder / JOURNAL_FILE, schedule.start),
+        EndsAtOnce(),
     ]
     if validates:
         callbacks += [
