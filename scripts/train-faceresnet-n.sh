@@ -9,14 +9,16 @@
 # labels corrected by a list; faceresnet-n-narrow, a network of half the arithmetic, starts from the
 # strongest filters of that one; faceresnet-n-deep is widened from it where that costs little time;
 # faceresnet-n-balanced, the same network, learns by a loss in which tiny faces count as much as
-# others. These two train in two processes, one for each core. Last, faceresnet-n leaves out a block
-# and filters that add nothing. Killed at any point, the same command goes on.
+# others; faceresnet-n leaves out a block and filters that add nothing, and learns from harder
+# photos. These three train in two processes, one for each core. Killed at any point, the same
+# command goes on.
 #
-# EVENTS names the events of DATA whose labels leave out no face, CORRECTIONS the list for `data
-# correct`: that of the shipped weights if not set; set to nothing, the parts from the fourth on learn
-# from what the model labelled. CUT is the recipe whose network is left, faceresnet-n if not set; set
-# to nothing, as where options name another network, all of it is. LICENCE is what the model file
-# says of its data.
+# EVENTS names the events of DATA whose labels are taken as complete, CORRECTIONS the list for `data
+# correct`: that of the shipped weights if not set (of whose lines their parts four to seven knew the
+# first 9,594); set to nothing, the parts from the fourth on learn from what the model labelled.
+# Set CUT to nothing where options give all parts one network: nothing is cut before the last. LICENCE
+# is what the model file says of its data. The shipped last part was stopped at 12,000 iterations
+# and knew the new lines of the list from 5,500 on (docs/results.md).
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,4p' "$0" | cut -c3- >&2; exit 2; }
 data=$1 out=$2
@@ -25,7 +27,7 @@ corrections=${CORRECTIONS-$(dirname "$0")/faceresnet-n-corrections.csv.gz}
 licence=${LICENCE-non-commercial research only: trained on WIDER FACE and other photos released for \
 research; see MODEL_CARD.md}
 cut=()
-[ -z "${CUT-faceresnet-n}" ] || cut=(--narrow "${CUT-faceresnet-n}")
+[ -z "${CUT-yes}" ] || cut=(--narrow faceresnet-n)
 complete=()
 for event in ${EVENTS-wider masks_b heads}; do complete+=(--complete "$event"); done
 
@@ -42,6 +44,13 @@ part() {
   fi
   faceresnet train --recipe "$recipe" --data "$photos" --out "$run" "${how[@]}" "$@"
   touch "$run/done"
+}
+
+# best RUN: its checkpoint with the best AP; the last where no validation photos told.
+best() {
+  local found=$out/$1/checkpoints/best.ckpt
+  [ -e "$found" ] || found=${found%best.ckpt}last.ckpt
+  echo "$found"
 }
 
 mkdir -p "$out"
@@ -65,11 +74,12 @@ part faceresnet-n-narrow "$labels" "$out/faceresnet-n-corrected/checkpoints/last
 two=(--accelerator cpu --devices 2 --strategy ddp --workers 0)
 OMP_NUM_THREADS=1 part faceresnet-n-deep "$labels" "$out/faceresnet-n-narrow/checkpoints/last.ckpt" \
   --reshape widen "${two[@]}" "$@"
-deep=$out/faceresnet-n-deep/checkpoints/best.ckpt
-[ -e "$deep" ] || deep=${deep%best.ckpt}last.ckpt # without validation photos none is the best
-OMP_NUM_THREADS=1 part faceresnet-n-balanced "$labels" "$deep" "${two[@]}" "$@"
-# The weights of the checkpoint with the best AP on the validation photos, as by default.
-balanced=$out/faceresnet-n-balanced
-faceresnet export "$balanced" "${cut[@]}" --out "$out/faceresnet-n.onnx" --int8 --data "$data" \
-  --licence "$licence"
-faceresnet export "$balanced" "${cut[@]}" --out "$out/faceresnet-n.safetensors" --fp16
+OMP_NUM_THREADS=1 part faceresnet-n-balanced "$labels" "$(best faceresnet-n-deep)" "${two[@]}" "$@"
+start=$out/faceresnet-n-start.safetensors
+faceresnet export "$out/faceresnet-n-balanced" "${cut[@]}" --out "$start"
+OMP_NUM_THREADS=1 part faceresnet-n "$labels" "$start" "${two[@]}" "$@"
+# The mean of what the last part started from and what it came to.
+mean=(--checkpoint last --average "$start")
+faceresnet export "$out/faceresnet-n" "${mean[@]}" --out "$out/faceresnet-n.onnx" --int8 \
+  --data "$data" --licence "$licence"
+faceresnet export "$out/faceresnet-n" "${mean[@]}" --out "$out/faceresnet-n.safetensors" --fp16

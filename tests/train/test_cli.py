@@ -166,6 +166,28 @@ def test_a_run_is_cut_down_to_a_smaller_network(capsys, trained, tmp_path, monke
     assert not (tmp_path / "no.onnx").exists()
 
 
+def test_weights_are_averaged_with_those_of_relatives(capsys, trained, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    own, mean = tmp_path / "own.safetensors", tmp_path / "mean.safetensors"
+    succeed(capsys, "export", trained, "--out", own)
+    state = load_file(own)
+    name = "classify.predict.bias"
+    relatives = [tmp_path / "up.safetensors", tmp_path / "down.safetensors"]
+    for file, change in zip(relatives, (4.0, -1.0), strict=True):
+        save_file({**state, name: state[name] + change}, file)
+    averaged = [part for file in relatives for part in ("--average", file)]
+    succeed(capsys, "export", trained, "--out", mean, *averaged)
+    found = load_file(mean)
+    torch.testing.assert_close(found.pop(name), state.pop(name) + 1.0)
+    assert all(torch.equal(found[key], value) for key, value in state.items())
+    save_file(state, relatives[0])  # of which a tensor is missing
+    said = refuse(capsys, "export", trained, "--out", tmp_path / "no.onnx", *averaged)
+    assert f"{relatives[0]} does not fit this recipe's network: {name} is missing" in said
+    said = refuse(capsys, "export", trained, "--out", own, "--average", tmp_path / "resnet50.pth")
+    assert "resnet50.pth is no checkpoint or .safetensors of a whole network" in said
+
+
 def test_a_run_becomes_a_model(capsys, trained, tmp_path):
     out = tmp_path / "models" / "mine.onnx"
     weights = tmp_path / "weights" / "mine.safetensors"

@@ -271,9 +271,10 @@ def test_a_run_in_two_processes_ends_when_it_is_told_to(data, tmp_path):
     process = process_until_its_first_checkpoint(
         [*command, "--out", str(tmp_path / "run"), *two], tmp_path / "run"
     )
+    assert (tmp_path / "run/checkpoints/last.ckpt").exists(), process.poll()
     process.terminate()
-    try:
-        _, errors = process.communicate(timeout=60)  # until the other has let go of it, too
+    try:  # until both processes have closed the pipe
+        _, errors = process.communicate(timeout=60)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

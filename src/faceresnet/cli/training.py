@@ -179,6 +179,14 @@ def export(
             metavar="RECIPE",
         ),
     ] = None,
+    average: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Average the weights with those of this file, of the same network; may be given "
+            "again.",
+            metavar="FILE",
+        ),
+    ] = None,
 ) -> None:
     """Turn a run into one .onnx file that says everything about itself.
 
@@ -209,6 +217,8 @@ def export(
     if narrow is not None:
         recipe = find_recipe(narrow)
         model = exporting.cut_down(model, recipe.network)
+    if average:
+        model = exporting.average(model, average)
     if out.suffix == ".safetensors":
         exporting.save_weights(model, out, half=fp16)
         typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {'fp16' if fp16 else 'fp32'}")

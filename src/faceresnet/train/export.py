@@ -82,6 +82,31 @@ def cut_down(model: FaceResNet, network: Network) -> FaceResNet:
     return thin.eval()
 
 
+def average(model: FaceResNet, files: Sequence[Path]) -> FaceResNet:
+    """The mean of a network's weights and those in files, its relatives (`load_weights`).
+
+    What one training went on to from another lies in the same valley of the loss, and the mean of
+    both often does better than either (Wortsman et al. 2022, "Model soups").
+
+    Raises:
+        TrainingError: a file holds no weights of this network.
+    """
+    states = [model.state_dict()]
+    for file in files:
+        if file.suffix not in (".ckpt", ".safetensors"):  # an ImageNet backbone is no relative
+            raise TrainingError(f"{file} is no checkpoint or .safetensors of a whole network")
+        relative = FaceResNet(model.network)
+        load_weights(relative, file)
+        states.append(relative.state_dict())
+    mean = {
+        name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
+        for name, value in states[0].items()
+    }
+    result = FaceResNet(model.network)
+    result.load_state_dict(mean)
+    return result.eval()
+
+
 def save_weights(model: FaceResNet, file: Path, *, half: bool = False) -> None:
     """Write the weights as .safetensors, to start other trainings from.
 
