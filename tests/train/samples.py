@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -32,6 +32,11 @@ PLAIN = Augmentation(
     noise=0.0,
     jpeg=0.0,
 )
+
+
+def options(settings: Mapping[str, object]) -> list[str]:
+    """What sets these numbers of a recipe on the command line."""
+    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
 
 
 def small_network(**changes: object) -> Network:

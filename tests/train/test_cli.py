@@ -16,7 +16,7 @@ from faceresnet.engine import read_spec
 from faceresnet.train import recipes
 from faceresnet.train.runs import read_recipe
 from faceresnet.widerface import read_split
-from train.samples import face_photo, write_faces, write_split
+from train.samples import face_photo, options, write_faces, write_split
 
 #: A network and a schedule that take a second.
 SMALL = {
@@ -32,7 +32,7 @@ SMALL = {
     "network.depths": "(1,1,1,1)",
     "network.pyramid": 16,
 }
-SETTINGS = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+SETTINGS = options(SMALL)
 HERE = ["--workers", "0", "--accelerator", "cpu"]
 
 

@@ -29,7 +29,7 @@ from faceresnet.train.runs import make_spec
 from faceresnet.train.targets import assign_by_iou
 from faceresnet.train.validation import TorchDetector
 from faceresnet.widerface import read_split
-from train.samples import PLAIN, face_photo, small_network, small_recipe, write_split
+from train.samples import PLAIN, face_photo, options, small_network, small_recipe, write_split
 
 
 def run(recipe, data, folder, **options):
@@ -236,10 +236,12 @@ def process_until_its_first_checkpoint(command, folder):
 @pytest.mark.slow
 def test_a_run_killed_by_the_system_goes_on_to_the_same_weights(data, tmp_path):
     command = [sys.executable, "-m", "faceresnet", "train", "--data", str(data), "--workers", "1"]
-    options = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
+    settings = options(SETTINGS)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
 
-    process = process_until_its_first_checkpoint([*command, "--out", str(killed), *options], killed)
+    process = process_until_its_first_checkpoint(
+        [*command, "--out", str(killed), *settings], killed
+    )
     os.killpg(process.pid, signal.SIGKILL)
     _, errors = process.communicate()
     assert process.returncode == -signal.SIGKILL, errors.decode()
@@ -255,7 +257,7 @@ def test_a_run_killed_by_the_system_goes_on_to_the_same_weights(data, tmp_path):
     )
     assert resumed.returncode == 0, resumed.stderr
     assert "trained:" in resumed.stdout
-    recipe = recipes.override(recipes.recipe("faceresnet-n"), options[1::2])
+    recipe = recipes.override(recipes.recipe("faceresnet-n"), settings[1::2])
     run(recipe, data, whole)
     assert [line["iteration"] for line in journal(killed)] == list(range(2, 41, 2))
     for name in ("state_dict", "current_model_state"):
@@ -264,9 +266,8 @@ def test_a_run_killed_by_the_system_goes_on_to_the_same_weights(data, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_in_two_processes_ends_when_it_is_told_to(data, tmp_path):
-    settings = {**SETTINGS, "schedule.iterations": 100_000}
-    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "faceresnet", "train", "--data", str(data), *options]
+    settings = options({**SETTINGS, "schedule.iterations": 100_000})
+    command = [sys.executable, "-m", "faceresnet", "train", "--data", str(data), *settings]
     two = ["--accelerator", "cpu", "--devices", "2", "--strategy", "ddp", "--workers", "0"]
     process = process_until_its_first_checkpoint(
         [*command, "--out", str(tmp_path / "run"), *two], tmp_path / "run"

@@ -12,14 +12,11 @@ import pytest
 from faceresnet.engine import read_spec
 from faceresnet.shards import pack
 from faceresnet.widerface import read_split
+from train.samples import options
 from train.test_cli import HERE, SMALL
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train-faceresnet-50.sh"
-SETTINGS = [
-    part
-    for key, value in {**SMALL, "network.block": "basic"}.items()
-    for part in ("--set", f"{key}={value}")
-]
+SETTINGS = options({**SMALL, "network.block": "basic"})
 
 
 #: In place of the real one: it ends the training once there is a checkpoint, however long it takes.

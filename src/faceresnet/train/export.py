@@ -25,7 +25,7 @@ from faceresnet.spec import ModelSpec
 from faceresnet.train.model import FaceResNet, Network
 from faceresnet.train.narrow import CUT, narrow
 from faceresnet.train.recipes import Recipe
-from faceresnet.train.runs import BEST, LAST, load_weights, read_recipe
+from faceresnet.train.runs import BEST, LAST, WHOLE, load_weights, read_recipe
 from faceresnet.widerface import Photo
 
 #: Largest difference of a logit or delta between PyTorch and the exported fp32 file.
@@ -93,7 +93,7 @@ def average(model: FaceResNet, files: Sequence[Path]) -> FaceResNet:
     """
     states = [model.state_dict()]
     for file in files:
-        if file.suffix not in (".ckpt", ".safetensors"):  # an ImageNet backbone is no relative
+        if file.suffix not in WHOLE:  # an ImageNet backbone is no relative
             raise TrainingError(f"{file} is no checkpoint or .safetensors of a whole network")
         relative = FaceResNet(model.network)
         load_weights(relative, file)

@@ -24,6 +24,8 @@ RECIPE_FILE = "recipe.json"
 JOURNAL_FILE = "metrics.jsonl"
 LAST = Path("checkpoints/last.ckpt")
 BEST = Path("checkpoints/best.ckpt")
+#: Files of a whole network's weights; others are torchvision's, of a backbone alone.
+WHOLE = (".ckpt", ".safetensors")
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -55,7 +57,7 @@ def load_weights(model: FaceResNet, file: Path, *, reshape: str | None = None) -
     Raises:
         TrainingError: the file holds none of these, or of another network.
     """
-    if file.suffix != ".ckpt" and file.suffix != ".safetensors":
+    if file.suffix not in WHOLE:
         if reshape:
             raise TrainingError(f"to {reshape} takes a checkpoint or .safetensors, not {file}")
         load_imagenet(model.backbone, file)
