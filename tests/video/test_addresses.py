@@ -12,6 +12,7 @@ from faceresnet.video.addresses import Source, as_name, mask, parse_sources
         ("rtsp://admin@10.0.0.7:554/s", "rtsp://***@10.0.0.7:554/s"),
         ("rtsp://a:p@ss@host/x", "rtsp://***@host/x"),
         ("rtsp://a:pa/ss@host/x", "rtsp://***@host/x"),
+        ("rtsp://a:p@a/ss@host/x", "rtsp://***@host/x"),
         ("RTSP://a:b@HOST/x", "RTSP://***@HOST/x"),
         ("rtsp://[fe80::1]:554/a@2x", "rtsp://[fe80::1]:554/a@2x"),
         ("rtsp://host:554/a", "rtsp://host:554/a"),
@@ -43,6 +44,9 @@ SECRETS = st.text(
 @given(password=SECRETS)
 @example(password="00000/")
 @example(password="0000]/")
+@example(password="@/0000")
+@example(password="000@[/")
+@example(password="0@host/0")
 def test_no_password_of_any_letters_comes_through(password):
     url = f"rtsp://admin:{password}@127.0.0.1:554/stream"
     assert password not in mask(f"cannot open '{url}': it is closed").replace("cannot open", "")

@@ -30,10 +30,11 @@ def mask(text: str) -> str:
 def _mask_rest(rest: str) -> str:
     """What follows ``scheme://``, without its secrets."""
     server = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    end = server.rfind("@")
-    if end < 0 and ":" in server and not _IPV6.fullmatch(server):
-        # Perhaps a password with a slash in it, which nobody quoted; that of "admin:554/a@host"
-        # cannot be told from a port, and a path too many hidden is better than a password shown.
+    end = -1
+    if "@" in server or (":" in server and not _IPV6.fullmatch(server)):
+        # Perhaps a password with a slash in it, which nobody quoted: those of "admin:554/a@host"
+        # and "admin:x@y/z@host" cannot be told from a port and a path, and a path too many hidden
+        # is better than a password shown.
         end = rest.rfind("@")
     masked = MASK + rest[end:] if end >= 0 else rest
     return _SECRET.sub(rf"\1={MASK}", masked)
