@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Trains faceresnet-50 on a rented GPU, in calls of a few minutes, and exports it.
+# Trains faceresnet-50 on, on a rented GPU, in calls of a few minutes, and exports it.
 #
 #   scripts/train-faceresnet-50.sh DATA OUT [option of faceresnet train ...]
 #
-# DATA is laid out as WIDER FACE, or a shard of it. A folder's labels are corrected first by the
+# It starts from INIT, a shipped model or a file of weights (faceresnet-50; set to nothing: from
+# random ones). DATA is laid out as WIDER FACE, or a shard of it. A folder's labels are corrected first by the
 # list CORRECTIONS (set to nothing: not), a shard's are as they were packed. Where uploads are
 # limited, pack the training photos, cut the shard, and join it on the other side:
 #
@@ -24,6 +25,7 @@ shift 2
 here=$(cd "$(dirname "$0")" && pwd)
 corrections=${CORRECTIONS-$here/faceresnet-n-corrections.csv.gz}
 limit_s=${TIME_LIMIT_S:-540}
+init=${INIT-faceresnet-50}
 run=$out/run pieces=$out/pieces weights=$out/run/weights.safetensors
 faceresnet=(faceresnet)
 if ! command -v faceresnet >/dev/null; then
@@ -60,7 +62,7 @@ hand_over() {
 }
 
 mkdir -p "$run"
-how=()
+how=(${init:+--init "$init"})
 if [ -e "$run/checkpoints/last.ckpt" ]; then
   how=(--resume)
 elif [ -e "$pieces/SHA256SUMS" ]; then
@@ -77,7 +79,7 @@ if [ ! -e "$run/done" ]; then
     "${faceresnet[@]}" data correct --data "$data" --out "$labels" --corrections "$corrections"
   fi
   status=0
-  timeout -s TERM -k 20 "$((limit_s - SECONDS))" "${faceresnet[@]}" train --recipe faceresnet-50 \
+  timeout -s TERM -k 20 "$((limit_s - SECONDS))" "${faceresnet[@]}" train --recipe faceresnet-50-gpu \
     --data "$labels" --out "$run" "${machine[@]}" "$@" "${how[@]}" || status=$?
   if [ "$status" = 0 ]; then
     touch "$run/done"

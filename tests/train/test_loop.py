@@ -24,6 +24,7 @@ from faceresnet.train.augment import make_batch
 from faceresnet.train.export import load_run, save_weights
 from faceresnet.train.loop import rate_factor, train
 from faceresnet.train.losses import Loss
+from faceresnet.train.model import FaceResNet
 from faceresnet.train.photos import PhotoSet
 from faceresnet.train.runs import make_spec
 from faceresnet.train.targets import assign_by_iou
@@ -392,6 +393,32 @@ def test_fine_tuning_starts_from_weights(data, straight, tmp_path, kind):
 
 
 # --- the schedule ---
+
+
+def test_a_grown_network_goes_on_from_what_the_small_one_knew(data, straight, tmp_path):
+    """A step that learns nothing only moves averages: what they expect must have come already."""
+    _, small = load_run(straight)
+    network = replace(
+        small.network,
+        smooth=False,
+        block="bottleneck",
+        depths=(2, 2, 2, 2),
+        planes=(32, 32, 32, 64),
+        stem=32,
+        pyramid=32,
+    )
+    weights = FaceResNet(replace(small.network, smooth=False)).eval()
+    known = small.state_dict()
+    weights.load_state_dict({name: known[name] for name in weights.state_dict()})
+    save_weights(weights, tmp_path / "small.safetensors")
+    still = small_recipe(network=network, iterations=1, rate=1e-12)
+    run(still, data, tmp_path / "run", init=tmp_path / "small.safetensors", reshape="grow")
+    _, large = load_run(tmp_path / "run", "last")
+    images, _ = make_batch(PhotoSet(read_split(data, "train")), PLAIN, 4, (7,))
+    with torch.no_grad():
+        before, after = weights(images)[0], large(images)[0]
+    assert before.std() > 0.02
+    assert (after - before).abs().max() < 0.5 * before.std()
 
 
 def test_the_rate_warms_up_and_falls_as_a_cosine():

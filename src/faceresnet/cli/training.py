@@ -49,8 +49,9 @@ def train(
         str | None,
         typer.Option(
             help="--init names weights of another width or depth: narrow keeps the first blocks "
-            "and strongest filters of a larger network, widen adds new ones to a smaller.",
-            metavar="narrow|widen",
+            "and strongest filters of a larger network, widen adds new ones to a smaller, grow "
+            "plants basic blocks into bottlenecks.",
+            metavar="narrow|widen|grow",
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -114,8 +115,8 @@ def train(
     if data is None:
         raise ValueError("train needs photos: give --data")
     if reshape not in (None, *runs.RESHAPINGS):
-        expected = " or ".join(runs.RESHAPINGS)
-        raise ValueError(f"--reshape must be {expected}, got {reshape!r}")
+        expected = ", ".join(runs.RESHAPINGS)
+        raise ValueError(f"--reshape must be one of {expected}, got {reshape!r}")
     if reshape and init is None and not resume:
         raise ValueError(f"--reshape {reshape} needs the weights of another width: give --init")
     splits = read_training_splits(data, event)

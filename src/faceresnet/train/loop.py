@@ -40,6 +40,7 @@ from faceresnet.errors import TrainingError
 from faceresnet.evaluation import evaluate, predict
 from faceresnet.train import recipes
 from faceresnet.train.augment import make_batch
+from faceresnet.train.grow import settle
 from faceresnet.train.losses import detection_loss
 from faceresnet.train.machine import check_data_device, has_bf16, own_device, quiet
 from faceresnet.train.model import FaceResNet
@@ -61,6 +62,8 @@ from faceresnet.widerface import Photo
 
 #: Images (N, S, S, 3) uint8, their faces, and what the loss asks of each anchor.
 Batch = tuple[Tensor, Faces, Targets]
+#: Images whose statistics a grown network starts from (`grow.settle`).
+SETTLED = 64
 
 
 class Batches(Dataset[Batch]):
@@ -397,7 +400,7 @@ def train(
         folder: the run folder.
         resume: go on from its last checkpoint.
         init: weights to start from (`load_weights`).
-        reshape: ``narrow`` or ``widen`` them, as they are of another width.
+        reshape: ``narrow``, ``widen`` or ``grow`` them, as they are of another network.
         data_device: ``cuda`` keeps photos in GPU memory and makes the batches there.
         keep: ``decoded`` or ``encoded`` (`PhotoSet`).
         workers: processes that make batches, for photos in main memory.
@@ -452,6 +455,9 @@ def train(
             event_weights=recipe.augmentation.event_weights,
             progress=progress,
         )
+        if reshape == "grow" and not resume:
+            seen, _ = make_batch(photos, recipe.augmentation, SETTLED, (recipe.seed,))
+            settle(module.model, seen.cpu())
         data = Data(photos, recipe, workers if data_device == "cpu" else 0)
         trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
     return last

@@ -15,6 +15,7 @@ from faceresnet.errors import TrainingError
 from faceresnet.spec import ModelSpec
 from faceresnet.train import recipes
 from faceresnet.train.backbone import first_line, load_imagenet, load_state
+from faceresnet.train.grow import grow
 from faceresnet.train.model import FaceResNet
 from faceresnet.train.narrow import narrow
 from faceresnet.train.recipes import Recipe
@@ -43,7 +44,11 @@ def read_recipe(folder: Path) -> Recipe:
 
 
 #: Ways to make weights for a network from those of another width, and what that other one is.
-RESHAPINGS = {"narrow": (narrow, "a wider"), "widen": (widen, "a narrower")}
+RESHAPINGS = {
+    "narrow": (narrow, "a wider"),
+    "widen": (widen, "a narrower"),
+    "grow": (grow, "a smaller"),
+}
 
 
 def load_weights(model: FaceResNet, file: Path, *, reshape: str | None = None) -> None:
@@ -52,7 +57,8 @@ def load_weights(model: FaceResNet, file: Path, *, reshape: str | None = None) -
     Args:
         model: what is to start.
         file: the weights.
-        reshape: ``narrow`` or ``widen`` weights of another width of the same kind (`RESHAPINGS`).
+        reshape: ``narrow`` or ``widen`` weights of another width of the same kind, or ``grow`` them
+            into a network of bottlenecks (`RESHAPINGS`).
 
     Raises:
         TrainingError: the file holds none of these, or of another network.
