@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Trains faceresnet-50 on, on a rented GPU, in calls of a few minutes, and exports it.
+# Trains faceresnet-50 on a rented GPU, in calls of a few minutes, and exports it.
 #
 #   scripts/train-faceresnet-50.sh DATA OUT [option of faceresnet train ...]
 #
-# It starts from INIT, a shipped model or a file of weights (faceresnet-50; set to nothing: from
-# random ones). DATA is laid out as WIDER FACE, or a shard of it. A folder's labels are corrected first by the
-# list CORRECTIONS (set to nothing: not), a shard's are as they were packed. Where uploads are
-# limited, pack the training photos, cut the shard, and join it on the other side:
+# DATA is laid out as WIDER FACE, or a shard of it. A folder's labels are corrected first by the
+# list CORRECTIONS (set to nothing: not), a shard's are as they were packed. The network starts as
+# faceresnet-n grown, or as the network of basic blocks named by START (set to nothing: from random
+# weights). Where uploads are limited, pack the training photos, cut the shard, and join it on the
+# other side:
 #
 #   faceresnet data correct --data DATA --out C --corrections scripts/faceresnet-n-corrections.csv.gz
 #   rm C/wider_face_split/wider_face_val_bbx_gt.txt
@@ -25,7 +26,7 @@ shift 2
 here=$(cd "$(dirname "$0")" && pwd)
 corrections=${CORRECTIONS-$here/faceresnet-n-corrections.csv.gz}
 limit_s=${TIME_LIMIT_S:-540}
-init=${INIT-faceresnet-50}
+start=${START-faceresnet-n}
 run=$out/run pieces=$out/pieces weights=$out/run/weights.safetensors
 faceresnet=(faceresnet)
 if ! command -v faceresnet >/dev/null; then
@@ -62,7 +63,7 @@ hand_over() {
 }
 
 mkdir -p "$run"
-how=(${init:+--init "$init"})
+how=(${start:+--init "$start" --reshape grow})
 if [ -e "$run/checkpoints/last.ckpt" ]; then
   how=(--resume)
 elif [ -e "$pieces/SHA256SUMS" ]; then
@@ -79,7 +80,7 @@ if [ ! -e "$run/done" ]; then
     "${faceresnet[@]}" data correct --data "$data" --out "$labels" --corrections "$corrections"
   fi
   status=0
-  timeout -s TERM -k 20 "$((limit_s - SECONDS))" "${faceresnet[@]}" train --recipe faceresnet-50-gpu \
+  timeout -s TERM -k 20 "$((limit_s - SECONDS))" "${faceresnet[@]}" train --recipe faceresnet-50 \
     --data "$labels" --out "$run" "${machine[@]}" "$@" "${how[@]}" || status=$?
   if [ "$status" = 0 ]; then
     touch "$run/done"

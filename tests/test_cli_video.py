@@ -158,10 +158,14 @@ def screen(tmp_path):
     """An X server without a screen: its name, and the file that its pixels are in."""
     if shutil.which("Xvfb") is None:
         pytest.skip("a window needs a screen: apt install xvfb")
-    command = ["Xvfb", "-displayfd", "1", "-screen", "0", "800x600x24", "-fbdir", str(tmp_path)]
+    # Of its own: two servers that look for a free display at the same moment may take the same one.
+    display = f":{100 + os.getpid() % 50_000}"
+    pixels = ["-screen", "0", "800x600x24", "-fbdir", str(tmp_path)]
+    command = ["Xvfb", display, "-displayfd", "1", *pixels]  # it writes there when it is ready
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
         try:
-            yield f":{server.stdout.readline().decode().strip()}", tmp_path / "Xvfb_screen0"
+            assert f":{server.stdout.readline().decode().strip()}" == display
+            yield display, tmp_path / "Xvfb_screen0"
         finally:
             server.terminate()
 
@@ -211,13 +215,16 @@ def test_a_window_shows_the_drawn_pictures(clip, screen, blob_model):
     blob_clip(clip, frames=20_000, step=0)  # more than a slow screen needs to show one
     display, pixels = screen
     assert red_pixels(pixels) == 0
-    with showing(clip, display, blob_model) as film:
-        seen = 0
-        while seen < 100 and film.poll() is None:
-            time.sleep(0.02)
-            seen = red_pixels(pixels)
-        film.terminate()
-        status, out, err = ended(film)
+    for _ in range(3):  # OpenCV's Qt never paints a window that a stalled X server was slow to open
+        with showing(clip, display, blob_model) as film:
+            seen, late = 0, time.monotonic() + 40
+            while seen < 100 and film.poll() is None and time.monotonic() < late:
+                time.sleep(0.02)
+                seen = red_pixels(pixels)
+            film.terminate()
+            status, out, err = ended(film)
+        if seen >= 100:
+            break
     assert seen >= 100, (status, out, err)
     assert status == 130, err
     assert "stopped after" in err

@@ -39,7 +39,7 @@ def run(*arguments, corrections="", bin_first="", checkpoint=""):
             "PATH": os.pathsep.join(filter(None, path)),
             "CORRECTIONS": str(corrections),
             "CHECKPOINT": str(checkpoint),
-            "INIT": "",
+            "START": "",
             "TIME_LIMIT_S": "3600",
             "OMP_NUM_THREADS": "1",
         },

@@ -10,13 +10,14 @@ Everything else is new: random weights that what there was takes nothing from ye
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from faceresnet.train.model import FaceResNet
-from faceresnet.train.narrow import EPSILON, with_finer_levels
+from faceresnet.train.narrow import EPSILON
 
 #: What filters take: the first of the inputs they take it from, and weights (rows, inputs, k, k).
 Taken = tuple[int, Tensor]
@@ -27,7 +28,7 @@ def grow(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
     """Weights for a network of bottlenecks that computes what one of basic blocks does.
 
     Of a stage that has not twice as many bottlenecks as there were basic blocks the last of these
-    are left out. Finer levels than there were come on top (`with_finer_levels`).
+    are left out. Finer levels than there were come on top.
 
     Args:
         state: weights of the network of basic blocks, by name.
@@ -40,7 +41,7 @@ def grow(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
         ValueError: `model` is too narrow, or one of the two is of a kind that is not known.
     """
     _check_kind(state, model)
-    growing = _Growing(with_finer_levels(state, model), model)
+    growing = _Growing(_with_finer_levels(state, model), model)
     filters, biases = growing.folded("backbone.conv1")
     growing.plant("backbone.conv1", 0, [(0, filters)], biases)
     channels = len(filters)
@@ -52,6 +53,35 @@ def grow(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
     if model.regress is not None:
         _grow_head(growing, "regress", model)
     return growing.grown
+
+
+def _with_finer_levels(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
+    """Weights for as many levels of the backbone as a network has, finer ones put first.
+
+    A new level has the next one's features, enlarged, and its normalisations, until it learns.
+    """
+    known = {name: int(name.split(".")[2]) for name in state if name.startswith("pyramid.lateral.")}
+    finer = 4 - model.first_stage - len(set(known.values()))
+    if not known or finer <= 0:
+        return dict(state)
+    moved = {}
+    for name, value in state.items():
+        found = re.match(r"(pyramid\.lateral\.|pyramid\.output\.|.*\.norms\.)(\d+)(\..*)", name)
+        if found is None:
+            moved[name] = value
+            continue
+        before, level, after = found[1], int(found[2]), found[3]
+        moved[f"{before}{level + finer}{after}"] = value
+        if level > 0:
+            continue
+        for new in range(finer):
+            start = value
+            if name.startswith("pyramid.lateral."):
+                stage = model.backbone.channels[model.first_stage + new]
+                shape = (len(value), stage, 1, 1) if value.ndim > 1 else value.shape
+                start = torch.zeros(shape)
+            moved[f"{before}{new}{after}"] = start
+    return moved
 
 
 def _check_kind(state: Mapping[str, Tensor], model: FaceResNet) -> None:

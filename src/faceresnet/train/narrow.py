@@ -29,8 +29,7 @@ def narrow(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
 
     The backbone keeps the first blocks of each stage and their strongest filters, and the pyramid's
     lateral convolutions the inputs that are left. Of everything else what has the same name and
-    shape is taken over, and the rest stays as it is in `model`, to be learnt anew. Finer levels
-    than there were come on top (`with_finer_levels`).
+    shape is taken over, and the rest stays as it is in `model`, to be learnt anew.
 
     Args:
         state: weights of the wide network, by name.
@@ -43,7 +42,6 @@ def narrow(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
         ValueError: `state` is of a backbone that is narrower or shallower, or of another kind.
     """
     own = model.state_dict()
-    state = with_finer_levels(state, model)
     state = {name: value for name, value in state.items() if not _is_deeper(name, model)}
     _check_same_kind(state, own)
     narrowing = _Narrowing(state, own)
@@ -57,35 +55,6 @@ def narrow(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
         if level >= 0:
             narrowing.keep_inputs(f"pyramid.lateral.{level}.weight", channels)
     return narrowing.kept
-
-
-def with_finer_levels(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
-    """Weights for as many levels of the backbone as a network has, finer ones put first.
-
-    A new level has the next one's features, enlarged, and its normalisations, until it learns.
-    """
-    known = {name: int(name.split(".")[2]) for name in state if name.startswith("pyramid.lateral.")}
-    finer = 4 - model.first_stage - len(set(known.values()))
-    if not known or finer <= 0:
-        return dict(state)
-    moved = {}
-    for name, value in state.items():
-        found = re.match(r"(pyramid\.lateral\.|pyramid\.output\.|.*\.norms\.)(\d+)(\..*)", name)
-        if found is None:
-            moved[name] = value
-            continue
-        before, level, after = found[1], int(found[2]), found[3]
-        moved[f"{before}{level + finer}{after}"] = value
-        if level > 0:
-            continue
-        for new in range(finer):
-            start = value
-            if name.startswith("pyramid.lateral."):
-                stage = model.backbone.channels[model.first_stage + new]
-                shape = (len(value), stage, 1, 1) if value.ndim > 1 else value.shape
-                start = torch.zeros(shape)
-            moved[f"{before}{new}{after}"] = start
-    return moved
 
 
 def _is_deeper(name: str, model: FaceResNet) -> bool:

@@ -419,44 +419,27 @@ def faceresnet_n() -> Recipe:
     )
 
 
-def faceresnet_50_seed() -> Recipe:
-    """The first part of `faceresnet_50`: the small model with a level at stride 4, for tiny faces.
+def faceresnet_50() -> Recipe:
+    """The paper's network, improved: accuracy first.
 
-    ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-50-seed --init faceresnet-n --reshape
-    narrow --data DIR3 --out RUN1 --accelerator cpu --devices 2 --strategy ddp --workers 0``
+    ``scripts/train-faceresnet-50.sh DATA OUT``
 
-    What is new is learnt sooner by a small network than by a large one. It leaves out the block of
-    the last stage for which ResNet-50 has no room.
+    ResNet-50 without its max pooling, which would lose what tiny faces are made of; three anchors
+    of one ratio from 4.6 to 576 px on strides 4 to 32, lighter heads, and the better loss,
+    assignment and augmentation: GMACS GMAC at 512×512, in int8 MS ms on two CPU cores
+    (docs/results.md). It starts as `faceresnet_n`, planted into it (`grow`). One size of images, as
+    a network is compiled for each; 512,000 of them, for about 16 minutes on one H100 or H200
+    (docs/gpu.md has the arithmetic; nobody has measured it).
+
+    Not trained yet: no weights are shipped, no result is claimed.
     """
     small = faceresnet_n()
     return replace(
         small,
-        name="faceresnet-50-seed",
+        name="faceresnet-50",
         network=replace(
             small.network,
             levels=(Level(4, (4.6, 6.0, 10.6), (1.25,)), *small.network.levels),
-            depths=(1, 2, 2, 1),
-        ),
-        schedule=replace(small.schedule, iterations=4_000, average=0.999),
-    )
-
-
-def faceresnet_50() -> Recipe:
-    """The paper's network, improved: accuracy first.
-
-    ``faceresnet train --recipe faceresnet-50 --init RUN1/checkpoints/last.ckpt --reshape grow
-    --data DIR3 --out RUN2``
-
-    ResNet-50 without its max pooling, which would lose what tiny faces are made of; three anchors
-    of one ratio from 4.6 to 576 px on strides 4 to 32, lighter heads, and the better loss,
-    assignment and augmentation. It starts as `faceresnet_50_seed`, planted into it.
-    """
-    seed = faceresnet_50_seed()
-    return replace(
-        seed,
-        name="faceresnet-50",
-        network=replace(
-            seed.network,
             block="bottleneck",
             depths=(3, 4, 6, 3),
             planes=(64, 128, 256, 512),
@@ -466,34 +449,8 @@ def faceresnet_50() -> Recipe:
             head_blocks=2,
             shared_head=False,
         ),
-        schedule=replace(
-            seed.schedule,
-            iterations=2_000,
-            batch=16,
-            rate=7e-4,
-            warmup=100,
-            average=0.999,
-            epoch=100,
-            validate_every=10,
-        ),
-    )
-
-
-def faceresnet_50_gpu() -> Recipe:
-    """`faceresnet_50`, trained on where there is a GPU.
-
-    ``scripts/train-faceresnet-50.sh DATA OUT``
-
-    One size of images, as a network is compiled for each; 512,000 of them, for about 16 minutes on
-    one H100 or H200 (docs/gpu.md has the arithmetic; nobody has measured it). Nothing that it has
-    made is shipped.
-    """
-    first = faceresnet_50()
-    return replace(
-        first,
-        name="faceresnet-50-gpu",
         augmentation=replace(
-            first.augmentation, sizes=(512,), grids=(0.55, 0.3, 0.15), face_px=(4.0, 640.0)
+            small.augmentation, sizes=(512,), grids=(0.55, 0.3, 0.15), face_px=(4.0, 640.0)
         ),
         schedule=Schedule(iterations=8_000, batch=64, rate=1e-3, epoch=400, validate_every=20),
     )
@@ -502,8 +459,6 @@ def faceresnet_50_gpu() -> Recipe:
 RECIPES = {
     "paper": paper,
     "faceresnet-50": faceresnet_50,
-    "faceresnet-50-gpu": faceresnet_50_gpu,
-    "faceresnet-50-seed": faceresnet_50_seed,
     "faceresnet-n": faceresnet_n,
     "faceresnet-n-wide": faceresnet_n_wide,
     "faceresnet-n-native": faceresnet_n_native,
