@@ -105,11 +105,10 @@ def test_everything_new_can_learn():
 
 @torch.no_grad()
 def test_what_has_no_room_is_left_out():
-    small = alive(replace(SMALL, depths=(1, 2, 2, 2)), 1)
+    small = alive(replace(SMALL, depths=(2, 2, 2, 2)), 1)
     cut = FaceResNet(SMALL).eval()
-    cut.load_state_dict(
-        {name: v for name, v in small.state_dict().items() if "layer4.1" not in name}
-    )
+    known = small.state_dict()
+    cut.load_state_dict({name: known[name] for name in cut.state_dict()})
     assert not torch.allclose(cut(images())[0], small(images())[0], rtol=0.1)
     for before, after in zip(cut(images()), grown(small)(images()), strict=True):
         torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)

@@ -11,8 +11,10 @@ import pytest
 
 from faceresnet.engine import read_spec
 from faceresnet.shards import pack
+from faceresnet.train.export import save_weights
+from faceresnet.train.model import FaceResNet
 from faceresnet.widerface import read_split
-from train.samples import options
+from train.samples import options, small_network
 from train.test_cli import HERE, SMALL
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train-faceresnet-50.sh"
@@ -30,7 +32,7 @@ exit 124
 """
 
 
-def run(*arguments, corrections="", bin_first="", checkpoint=""):
+def run(*arguments, corrections="", bin_first="", checkpoint="", start=""):
     path = [str(bin_first), str(Path(sys.executable).parent), os.environ["PATH"]]
     return subprocess.run(
         [SCRIPT, *map(str, arguments)],
@@ -39,7 +41,7 @@ def run(*arguments, corrections="", bin_first="", checkpoint=""):
             "PATH": os.pathsep.join(filter(None, path)),
             "CORRECTIONS": str(corrections),
             "CHECKPOINT": str(checkpoint),
-            "START": "",
+            "START": str(start),
             "TIME_LIMIT_S": "3600",
             "OMP_NUM_THREADS": "1",
         },
@@ -105,6 +107,15 @@ def test_broken_pieces_are_refused(data, tmp_path):
     assert done.returncode != 0
     assert "run.tar.00: FAILED" in done.stdout + done.stderr
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_it_starts_from_a_smaller_network_grown(data, tmp_path):
+    """One of bottlenecks is no smaller network, and only growing says so."""
+    weights = tmp_path / "weights.safetensors"
+    save_weights(FaceResNet(small_network(block="bottleneck")), weights)
+    done = run(data, tmp_path / "out", *SETTINGS, *HERE, start=weights)
+    assert done.returncode == 2
+    assert "Expected a checkpoint or .safetensors of a smaller network" in done.stderr
 
 
 def test_without_arguments_it_says_how():

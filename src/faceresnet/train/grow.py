@@ -31,7 +31,7 @@ def grow(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
     are left out. Finer levels than there were come on top.
 
     Args:
-        state: weights of the network of basic blocks, by name.
+        state: weights of the network of basic blocks, without max pooling, by name.
         model: the network of bottlenecks, as it was initialised.
 
     Returns:
@@ -98,7 +98,7 @@ def _check_kind(state: Mapping[str, Tensor], model: FaceResNet) -> None:
     own = set(model.state_dict())
     for name in state:
         # Blocks beyond those of the network are left out, so only their kind is asked for.
-        kind = name.replace(name.split(".")[2], "0", 1) if "layer" in name else name
+        kind = re.sub(r"(layer\d)\.\d+", r"\1.0", name)
         if "conv3" in name or kind not in own:
             raise ValueError(f"{name} is of another kind of network")
 
