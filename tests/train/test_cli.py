@@ -109,7 +109,7 @@ def test_without_a_val_split_it_says_so_and_goes_on(capsys, tmp_path):
         (["--data", "{data}", "--init", "{data}/notes.ckpt"], "does not fit this recipe's network"),
         (["--data", "{data}", "--init", "{data}/notes.pth"], "does not hold weights"),
         (["--data", "{data}", "--reshape", "bend"], "--reshape must be one of narrow, widen, grow"),
-        (["--data", "{data}", "--reshape", "widen"], "needs the weights of another width"),
+        (["--data", "{data}", "--reshape", "widen"], "needs the weights of another network"),
         (["--data", "{data}", "--keep", "zipped"], "keep must be decoded or encoded"),
         (["--data", "{data}", "--data-device", "tpu"], "must be cpu or cuda"),
         (["--data", "{data}", "--accelerator", "abacus"], "accelerator"),

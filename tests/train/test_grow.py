@@ -4,13 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from faceresnet.anchors import Level
 from faceresnet.errors import TrainingError
 from faceresnet.train.export import save_weights
 from faceresnet.train.grow import grow, settle
 from faceresnet.train.model import FaceResNet
+from faceresnet.train.recipes import recipe
 from faceresnet.train.runs import load_weights
+from faceresnet.weights import SHIPPED
 from train.samples import small_network
 from train.test_narrow import random_model
 
@@ -129,21 +132,45 @@ def test_a_finer_level_starts_as_the_next_one_enlarged():
     levels = large.pyramid(stages)
     enlarged = levels[1].repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(levels[0][:, :16], enlarged[:, :16])
+    norms = large.classify.blocks[0].norm.norms
+    for new, known in zip(
+        norms[0].state_dict().values(), norms[1].state_dict().values(), strict=True
+    ):
+        assert torch.equal(new, known)
+
+
+@torch.no_grad()
+def test_the_shipped_small_network_grows_into_the_large_one():
+    """All but a block for which ResNet-50 has no room."""
+    small = recipe("faceresnet-n").network
+    cut = FaceResNet(replace(small, depths=(*small.depths[:3], 1))).eval()
+    shipped = load_file(SHIPPED / "faceresnet-n.safetensors")
+    cut.load_state_dict({name: shipped[name] for name in cut.state_dict()})
+    large = FaceResNet(recipe("faceresnet-50").network).eval()
+    load_weights(large, SHIPPED / "faceresnet-n.safetensors", reshape="grow")
+    for before, after in zip(cut(images(1)), large(images(1)), strict=True):
+        torch.testing.assert_close(after[:, -before.shape[1] :], before, rtol=1e-3, atol=1e-3)
 
 
 def test_what_cannot_be_grown_is_refused_in_one_line(tmp_path):
     file = tmp_path / "weights.safetensors"
     save_weights(FaceResNet(SMALL), file)
+    two_anchors = tuple(Level(8 << i, (16.0, 20.0)) for i in range(3))
     for network, what in (
         (replace(SMALL, planes=(32, 32, 64, 64)), "only bottlenecks without max pooling"),
         (replace(LARGE, max_pool=True), "only bottlenecks without max pooling"),
         (replace(LARGE, smooth=True), "only heads of convolutions, without smoothing"),
+        (replace(LARGE, levels=(*SMALL.levels, Level(64, (128.0,)))), "down to stride 32"),
+        (replace(LARGE, depths=(3, 4, 6, 1)), "layer4 has 1 bottleneck, 2 are needed"),
         (replace(LARGE, head_block="bottleneck"), "only heads of convolutions"),
         (replace(LARGE, shared_head=True), r"regress\.\S+ is of another kind"),
         (replace(LARGE, planes=(16, 32, 64, 64)), r"layer1\.1\.conv\d has 16 filters, 32 are"),
         (replace(LARGE, stem=8), r"backbone\.conv1 has 8 filters, 16 are needed"),
         (replace(LARGE, stem_kernel=1), r"backbone\.conv1 has no room for weights"),
-        (replace(LARGE, levels=tuple(Level(8 << i, (16.0, 20.0)) for i in range(3))), "a place"),
+        (
+            replace(LARGE, levels=two_anchors),
+            "for other anchors",
+        ),
     ):
         with pytest.raises(TrainingError, match=what) as caught:
             load_weights(FaceResNet(network), file, reshape="grow")

@@ -62,7 +62,8 @@ def test_the_improved_recipes_reach_tiny_faces_and_faces_that_fill_the_frame():
         assert min(sizes) <= 8
         assert max(sizes) >= 576
         assert all(
-            view.on_suspicion for view in plan((640, 640), 192.0, largest_anchor=max(sizes))[1:]
+            view.on_suspicion
+            for view in plan((640, 640), recipe(name).largest_face, largest_anchor=max(sizes))[1:]
         )
 
 

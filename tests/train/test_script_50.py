@@ -110,12 +110,14 @@ def test_broken_pieces_are_refused(data, tmp_path):
 
 
 def test_it_starts_from_a_smaller_network_grown(data, tmp_path):
-    """One of bottlenecks is no smaller network, and only growing says so."""
+    """Only growing refuses these weights so; what it grows itself has tests of its own."""
     weights = tmp_path / "weights.safetensors"
     save_weights(FaceResNet(small_network(block="bottleneck")), weights)
-    done = run(data, tmp_path / "out", *SETTINGS, *HERE, start=weights)
+    large = options({**SMALL, "network.block": "bottleneck", "network.smooth": False})
+    done = run(data, tmp_path / "out", *large, *HERE, start=weights)
     assert done.returncode == 2
-    assert "Expected a checkpoint or .safetensors of a smaller network" in done.stderr
+    assert "is of another kind of network" in done.stderr
+    assert "of a narrower, basic-block network" in done.stderr
 
 
 def test_without_arguments_it_says_how():

@@ -48,7 +48,7 @@ def train(
     reshape: Annotated[
         str | None,
         typer.Option(
-            help="--init names weights of another width or depth: narrow keeps the first blocks "
+            help="--init names weights of another network: narrow keeps the first blocks "
             "and strongest filters of a larger network, widen adds new ones to a smaller, grow "
             "plants basic blocks into bottlenecks.",
             metavar="narrow|widen|grow",
@@ -118,7 +118,7 @@ def train(
         expected = ", ".join(runs.RESHAPINGS)
         raise ValueError(f"--reshape must be one of {expected}, got {reshape!r}")
     if reshape and init is None and not resume:
-        raise ValueError(f"--reshape {reshape} needs the weights of another width: give --init")
+        raise ValueError(f"--reshape {reshape} needs the weights of another network: give --init")
     splits = read_training_splits(data, event)
     training, validation = splits["train"], splits.get("val", [])
     if not validation:

@@ -11,7 +11,7 @@ Everything else is new: random weights that what there was takes nothing from ye
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +19,17 @@ from torch import Tensor, nn
 from faceresnet.train.model import FaceResNet
 from faceresnet.train.narrow import EPSILON
 
-#: What filters take: the first of the inputs they take it from, and weights (rows, inputs, k, k).
-Taken = tuple[int, Tensor]
-STATISTICS = ("running_mean", "running_var")
+#: Variance that marks a planted channel of a normalisation, for `settle`; new channels have 1.
+PLANTED = 0.0
+NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def grow(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
     """Weights for a network of bottlenecks that computes what one of basic blocks does.
 
     Of a stage that has not twice as many bottlenecks as there were basic blocks the last of these
-    are left out. Finer levels than there were come on top.
+    are left out. A level at stride 4 that there was not has the next one's features, enlarged, and
+    its normalisations, until it learns.
 
     Args:
         state: weights of the network of basic blocks, without max pooling, by name.
@@ -41,47 +42,21 @@ def grow(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
         ValueError: `model` is too narrow, or one of the two is of a kind that is not known.
     """
     _check_kind(state, model)
-    growing = _Growing(_with_finer_levels(state, model), model)
+    growing = _Growing(state, model)
     filters, biases = growing.folded("backbone.conv1")
-    growing.plant("backbone.conv1", 0, [(0, filters)], biases)
+    growing.plant("backbone.conv1", 0, filters, biases)
     channels = len(filters)
+    finer = 4 - model.first_stage - _count(state, "pyramid.lateral")
     for stage in range(4):
         channels = _grow_stage(growing, f"backbone.layer{stage + 1}", channels)
-        if stage >= model.first_stage:
-            growing.copy(f"pyramid.lateral.{stage - model.first_stage}")
-    _grow_head(growing, "classify", model)
-    if model.regress is not None:
-        _grow_head(growing, "regress", model)
+        level = stage - model.first_stage
+        if level >= 0:
+            _grow_lateral(growing, level, level - finer)
+    for head in ("classify", "regress"):
+        if getattr(model, head) is not None:
+            _grow_head(growing, head, len(model.network.levels), finer)
+            _grow_predictor(growing, head, model.network.anchors_per_cell)
     return growing.grown
-
-
-def _with_finer_levels(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
-    """Weights for as many levels of the backbone as a network has, finer ones put first.
-
-    A new level has the next one's features, enlarged, and its normalisations, until it learns.
-    """
-    known = {name: int(name.split(".")[2]) for name in state if name.startswith("pyramid.lateral.")}
-    finer = 4 - model.first_stage - len(set(known.values()))
-    if not known or finer <= 0:
-        return dict(state)
-    moved = {}
-    for name, value in state.items():
-        found = re.match(r"(pyramid\.lateral\.|pyramid\.output\.|.*\.norms\.)(\d+)(\..*)", name)
-        if found is None:
-            moved[name] = value
-            continue
-        before, level, after = found[1], int(found[2]), found[3]
-        moved[f"{before}{level + finer}{after}"] = value
-        if level > 0:
-            continue
-        for new in range(finer):
-            start = value
-            if name.startswith("pyramid.lateral."):
-                stage = model.backbone.channels[model.first_stage + new]
-                shape = (len(value), stage, 1, 1) if value.ndim > 1 else value.shape
-                start = torch.zeros(shape)
-            moved[f"{before}{new}{after}"] = start
-    return moved
 
 
 def _check_kind(state: Mapping[str, Tensor], model: FaceResNet) -> None:
@@ -93,8 +68,8 @@ def _check_kind(state: Mapping[str, Tensor], model: FaceResNet) -> None:
     network = model.network
     if network.block != "bottleneck" or network.max_pool:
         raise ValueError("only bottlenecks without max pooling can be grown into")
-    if network.head_block != "conv" or network.smooth:
-        raise ValueError("only heads of convolutions, without smoothing, can be grown into")
+    if network.head_block != "conv" or network.smooth or len(model.pyramid.extra):
+        raise ValueError("only heads of convolutions, without smoothing, down to stride 32, fit")
     own = set(model.state_dict())
     for name in state:
         # Blocks beyond those of the network are left out, so only their kind is asked for.
@@ -106,6 +81,9 @@ def _check_kind(state: Mapping[str, Tensor], model: FaceResNet) -> None:
 def _grow_stage(growing: _Growing, stage: str, before: int) -> int:
     """Plant a stage's basic blocks.
 
+    The stream's channels are, `width` of each: what there was, the first block's hidden ones, the
+    negative part of the shortcut, the second block's hidden ones, the third's and so on.
+
     Args:
         growing: the weights.
         stage: its name.
@@ -113,35 +91,37 @@ def _grow_stage(growing: _Growing, stage: str, before: int) -> int:
 
     Returns:
         how many leave it, again the first.
+
+    Raises:
+        ValueError: there is no room for one basic block.
     """
-    bottlenecks = growing.count(growing.grown, stage)
-    blocks = min(growing.count(growing.state, stage), bottlenecks // 2)
+    bottlenecks = _count(growing.grown, stage)
+    blocks = min(_count(growing.state, stage), bottlenecks // 2)
+    if not blocks:
+        raise ValueError(f"{stage} has {bottlenecks} bottleneck, 2 are needed")
     width = len(growing.state[f"{stage}.0.conv2.weight"])
     same = _pass_on(width)
-    # The stream has the channels that there were, the first block's hidden ones, the negative part
-    # of the shortcut, and the other blocks' hidden ones.
     negative, end = 2 * width, (2 + blocks) * width
     hidden = [width, *range(3 * width, end, width)]
     for block in range(blocks):
         name, first, second = (f"{stage}.{n}" for n in (block, 2 * block, 2 * block + 1))
-        into = before if block == 0 else width
-        growing.plant(f"{first}.conv1", 0, [(0, _pass_on(into))])
-        filters, biases = growing.folded(f"{name}.conv1")
-        growing.plant(f"{first}.conv2", 0, [(0, filters)], biases)
+        growing.plant(f"{first}.conv1", 0, _pass_on(before if block == 0 else width))
+        growing.plant(f"{first}.conv2", 0, *growing.folded(f"{name}.conv1"))
         growing.silence(f"{first}.conv3", 0, width)
         growing.silence(f"{first}.conv3", hidden[block], end)  # what comes later stays 0
-        growing.plant(f"{first}.conv3", hidden[block], [(0, same)])
+        growing.plant(f"{first}.conv3", hidden[block], same)
 
         filters, biases = growing.folded(f"{name}.conv2")
-        added = [(0, filters)]
-        growing.plant(f"{second}.conv1", 0, [(hidden[block], same)])
+        growing.plant(f"{second}.conv1", 0, same, taken=hidden[block])
+        growing.plant(f"{second}.conv2", 0, filters, biases)
+        growing.plant(f"{second}.conv2", width, -filters, -biases)
         if block == 0:
             _grow_shortcut(growing, f"{stage}.0.downsample.0", negative, end)
-            growing.plant(f"{second}.conv1", width, [(negative, same)])
-            added.append((width, -same))
-        growing.plant(f"{second}.conv2", 0, added, biases)
-        growing.plant(f"{second}.conv2", width, [(at, -taken) for at, taken in added], -biases)
-        growing.plant(f"{second}.conv3", 0, [(0, same), (width, -same)])
+            growing.plant(f"{second}.conv1", width, same, taken=negative)
+            growing.add(f"{second}.conv2", 0, -same, taken=width)
+            growing.add(f"{second}.conv2", width, same, taken=width)
+        growing.plant(f"{second}.conv3", 0, same)
+        growing.add(f"{second}.conv3", 0, -same, taken=width)
         if block + 1 < blocks:
             growing.silence(f"{second}.conv3", hidden[block + 1], end)
     for spare in range(2 * blocks, bottlenecks):
@@ -153,44 +133,79 @@ def _grow_shortcut(growing: _Growing, projection: str, negative: int, end: int) 
     """Plant the projection of a stage's first block: its positive and its negative part."""
     filters, biases = growing.folded(projection)
     growing.silence(projection, 0, end)
-    growing.plant(projection, 0, [(0, filters)], biases)
-    growing.plant(projection, negative, [(0, -filters)], -biases)
+    growing.plant(projection, 0, filters, biases)
+    growing.plant(projection, negative, -filters, -biases)
 
 
-def _grow_head(growing: _Growing, head: str, model: FaceResNet) -> None:
-    """Plant a head, from the one that was shared where there was no other.
+def _grow_lateral(growing: _Growing, level: int, known: int) -> None:
+    """Plant a level's lateral convolution; it takes nothing yet where none is `known`."""
+    name, given = f"pyramid.lateral.{level}", f"pyramid.lateral.{known}"
+    width = len(growing.state["pyramid.lateral.0.bias"])
+    growing.clear(name, 0, width)
+    growing.grown[f"{name}.bias"][:width] = 0
+    if known >= 0:
+        growing.add(name, 0, growing.state[f"{given}.weight"])
+        growing.grown[f"{name}.bias"][:width] = growing.state[f"{given}.bias"]
+
+
+def _grow_head(growing: _Growing, head: str, levels: int, finer: int) -> None:
+    """Plant a head's blocks, from those of the shared one where there was no other.
 
     Raises:
-        ValueError: it predicts something else for each place.
+        ValueError: there were none.
     """
-    state, grown = growing.state, growing.grown
-    source = head if f"{head}.predict.weight" in state else "classify"
-    width = state[f"{source}.predict.weight"].shape[1]
-    known = growing.count(state, f"{source}.blocks")
-    for block in range(growing.count(grown, f"{head}.blocks")):
+    state, source = growing.state, growing.source_of(head)
+    width, known = state[f"{source}.predict.weight"].shape[1], _count(state, f"{source}.blocks")
+    if not known:
+        raise ValueError(f"{source} has no blocks")
+    for block in range(_count(growing.grown, f"{head}.blocks")):
         name, given = f"{head}.blocks.{block}", f"{source}.blocks.{block}"
-        filters = state[f"{given}.conv.weight"] if block < known else _pass_on(width)
-        for level in range(len(model.network.levels)):
-            norm = f"norm.norms.{level}"
-            growing.plant(f"{name}.conv", 0, [(0, filters)], norm=f"{name}.{norm}")
-            for part in ("weight", "bias", *STATISTICS) if block < known else ():
-                grown[f"{name}.{norm}.{part}"][:width] = state[f"{given}.{norm}.{part}"]
-    anchors = model.network.anchors_per_cell
-    wanted, given_outputs = len(grown[f"{head}.predict.bias"]), state[f"{source}.predict.bias"]
-    each = len(given_outputs) // anchors
-    rows = torch.arange(len(given_outputs))
-    if wanted < len(given_outputs):  # the score comes first
-        rows = rows[(rows % each == 0) == (head == "classify")]
+        growing.clear(f"{name}.conv", 0, width)
+        growing.add(
+            f"{name}.conv", 0, state[f"{given}.conv.weight"] if block < known else _pass_on(width)
+        )
+        for level in range(levels):
+            norm = f"{name}.norm.norms.{level}"
+            growing.plant_norm(norm, 0, width)
+            if block < known:
+                scale, shift = growing.affine(f"{given}.norm.norms.{max(0, level - finer)}")
+                growing.plant_norm(norm, 0, width, shift, scale)
+
+
+def _grow_predictor(growing: _Growing, head: str, anchors: int) -> None:
+    """Plant a head's last convolution, from that of the shared one where there was no other.
+
+    Raises:
+        ValueError: it was for another number of anchors.
+    """
+    state, source, name = growing.state, growing.source_of(head), f"{head}.predict"
+    weight, bias = state[f"{source}.predict.weight"], state[f"{source}.predict.bias"]
+    wanted = len(growing.grown[f"{name}.bias"])
+    rows = torch.arange(len(bias))
+    if "regress.predict.weight" not in state and wanted < 5 * anchors:  # a score, then a box
+        rows = rows[(rows % 5 == 0) == (head == "classify")]
     if len(rows) != wanted:
-        raise ValueError(f"{source} predicts {len(given_outputs)} numbers a place, not {wanted}")
-    grown[f"{head}.predict.weight"].zero_()
-    grown[f"{head}.predict.weight"][:, :width] = state[f"{source}.predict.weight"][rows]
-    grown[f"{head}.predict.bias"].copy_(given_outputs[rows])
+        raise ValueError(f"{source} predicts {len(bias)} numbers a place, for other anchors")
+    growing.clear(name, 0, wanted)
+    growing.add(name, 0, weight[rows])
+    growing.grown[f"{name}.bias"].copy_(bias[rows])
 
 
 def _pass_on(channels: int) -> Tensor:
     """1×1 filters that give what they get."""
     return torch.eye(channels)[:, :, None, None]
+
+
+def _count(state: Mapping[str, Tensor], parent: str) -> int:
+    """Modules that are numbered below this one."""
+    start = f"{parent}."
+    return len({n[len(start) :].split(".")[0] for n in state if n.startswith(start)})
+
+
+def _norm_of(convolution: str) -> str:
+    """The normalisation that follows one of a backbone's convolutions."""
+    parent, _, last = convolution.rpartition(".")
+    return f"{parent}.1" if last == "0" else f"{parent}.{last.replace('conv', 'bn')}"
 
 
 class _Growing:
@@ -200,80 +215,88 @@ class _Growing:
         self.state = {name: value.float() for name, value in state.items()}
         self.grown = {name: value.clone() for name, value in model.state_dict().items()}
 
-    @staticmethod
-    def count(state: Mapping[str, Tensor], parent: str) -> int:
-        """Modules that are numbered below this one."""
-        start = f"{parent}."
-        return len({n[len(start) :].split(".")[0] for n in state if n.startswith(start)})
+    def source_of(self, head: str) -> str:
+        """The head that it comes from."""
+        return head if f"{head}.predict.weight" in self.state else "classify"
+
+    def affine(self, norm: str) -> tuple[Tensor, Tensor]:
+        """What a normalisation multiplies by and then adds."""
+        weight, bias, mean, variance = (self.state[f"{norm}.{part}"] for part in NORM)
+        scale = weight / (variance + EPSILON).sqrt()
+        return scale, bias - mean * scale
 
     def folded(self, convolution: str) -> tuple[Tensor, Tensor]:
         """Filters and biases that do what a convolution and its normalisation did."""
-        norm = _norm_of(convolution)
-        weight, bias, mean, variance = (
-            self.state[f"{norm}.{part}"] for part in ("weight", "bias", *STATISTICS)
-        )
-        scale = weight / (variance + EPSILON).sqrt()
-        return self.state[f"{convolution}.weight"] * scale[:, None, None, None], bias - mean * scale
-
-    def silence(self, convolution: str, start: int, end: int, norm: str = "") -> None:
-        """Let filters take nothing, and their normalisation pass on what it gets.
-
-        Its variance of 0 tells `settle` that it is not new.
-
-        Raises:
-            ValueError: there are fewer filters.
-        """
-        filters = self.grown[f"{convolution}.weight"]
-        if len(filters) < end:
-            raise ValueError(f"{convolution} has {len(filters)} filters, {end} are needed")
-        filters[start:end] = 0
-        norm = norm or _norm_of(convolution)
-        self.grown[f"{norm}.weight"][start:end] = EPSILON**0.5
-        for part in ("bias", *STATISTICS):
-            self.grown[f"{norm}.{part}"][start:end] = 0
+        scale, shift = self.affine(_norm_of(convolution))
+        return self.state[f"{convolution}.weight"] * scale[:, None, None, None], shift
 
     def plant(
         self,
         convolution: str,
         start: int,
-        taken: Sequence[Taken],
-        biases: Tensor | None = None,
-        norm: str = "",
+        filters: Tensor,
+        biases: Tensor | float = 0.0,
+        taken: int = 0,
     ) -> None:
-        """Set filters, from `start` on, which take nothing but this; smaller ones in the middle.
+        """Set filters from `start` on, which take nothing but this, and what is added to them.
+
+        Args:
+            convolution: of the backbone.
+            start: the first filter.
+            filters: (filters, inputs, k, k); smaller ones than there are lie in the middle.
+            biases: for each.
+            taken: the first input.
 
         Raises:
             ValueError: the convolution has fewer filters or inputs, or smaller ones.
         """
-        end = start + len(taken[0][1])
-        self.silence(convolution, start, end, norm)
-        for first, weights in taken:
-            _add(self.grown[f"{convolution}.weight"], start, first, weights, convolution)
-        if biases is not None:
-            self.grown[f"{norm or _norm_of(convolution)}.bias"][start:end] = biases
+        self.silence(convolution, start, start + len(filters))
+        self.add(convolution, start, filters, taken)
+        self.plant_norm(_norm_of(convolution), start, start + len(filters), biases)
 
-    def copy(self, convolution: str) -> None:
-        """Set the first filters and biases of a convolution that no normalisation follows."""
-        weights, biases = self.state[f"{convolution}.weight"], self.state[f"{convolution}.bias"]
-        self.grown[f"{convolution}.weight"][: len(biases)] = 0
-        _add(self.grown[f"{convolution}.weight"], 0, 0, weights, convolution)
-        self.grown[f"{convolution}.bias"][: len(biases)] = biases
+    def silence(self, convolution: str, start: int, end: int) -> None:
+        """Let some of the backbone's filters take nothing."""
+        self.clear(convolution, start, end)
+        self.plant_norm(_norm_of(convolution), start, end)
 
+    def plant_norm(
+        self,
+        norm: str,
+        start: int,
+        end: int,
+        shift: Tensor | float = 0.0,
+        scale: Tensor | float = 1.0,
+    ) -> None:
+        """Let channels of a normalisation be multiplied and added to, whatever the batch is."""
+        values = (scale * EPSILON**0.5, shift, 0.0, PLANTED)
+        for part, value in zip(NORM, values, strict=True):
+            self.grown[f"{norm}.{part}"][start:end] = value
 
-def _add(filters: Tensor, start: int, first: int, weights: Tensor, name: str) -> None:
-    """Add weights to filters, in place, from these rows and inputs on."""
-    rows, inputs, height, width = weights.shape
-    y, x = (filters.shape[2] - height) // 2, (filters.shape[3] - width) // 2
-    room = filters[start : start + rows, first : first + inputs, y : y + height, x : x + width]
-    if min(x, y) < 0 or room.shape != weights.shape:
-        raise ValueError(f"{name} has no room for weights of shape {tuple(weights.shape)}")
-    room += weights
+    def clear(self, convolution: str, start: int, end: int) -> None:
+        """Set filters to 0.
 
+        Raises:
+            ValueError: there are fewer.
+        """
+        filters = self.grown[f"{convolution}.weight"]
+        if len(filters) < end:
+            raise ValueError(f"{convolution} has {len(filters)} filters, {end} are needed")
+        filters[start:end] = 0
 
-def _norm_of(convolution: str) -> str:
-    """The normalisation that follows one of a backbone's convolutions."""
-    parent, _, last = convolution.rpartition(".")
-    return f"{parent}.1" if last == "0" else f"{parent}.{last.replace('conv', 'bn')}"
+    def add(self, convolution: str, start: int, filters: Tensor, taken: int = 0) -> None:
+        """Add to filters (`plant`).
+
+        Raises:
+            ValueError: there are fewer or smaller ones.
+        """
+        target = self.grown[f"{convolution}.weight"]
+        rows, inputs, height, width = filters.shape
+        y, x = (target.shape[2] - height) // 2, (target.shape[3] - width) // 2
+        room = target[start : start + rows, taken : taken + inputs, y : y + height, x : x + width]
+        if min(x, y) < 0 or room.shape != filters.shape:
+            shape = tuple(filters.shape)
+            raise ValueError(f"{convolution} has no room for weights of shape {shape}")
+        room += filters
 
 
 @torch.no_grad()
@@ -293,18 +316,18 @@ def settle(model: FaceResNet, images: Tensor) -> None:
         mean, variance = norm.running_mean, norm.running_var
         assert mean is not None
         assert variance is not None
-        new = (mean == 0) & (variance == 1)
-        scale = norm.weight / (variance + norm.eps).sqrt()
-        shift = norm.bias - mean * scale
+        planted = variance == PLANTED
+        scale = norm.weight / norm.eps**0.5
         mean.copy_(inputs[0].mean(dim=(0, 2, 3)))
         variance.copy_(inputs[0].var(dim=(0, 2, 3), correction=0))
-        norm.weight.copy_(torch.where(new, norm.weight, scale * (variance + norm.eps).sqrt()))
-        norm.bias.copy_(torch.where(new, norm.bias, shift + mean * scale))
+        weight, bias = scale * (variance + norm.eps).sqrt(), norm.bias + mean * scale
+        norm.weight.copy_(torch.where(planted, weight, norm.weight))
+        norm.bias.copy_(torch.where(planted, bias, norm.bias))
 
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     hooks = [norm.register_forward_pre_hook(expect) for norm in norms]
     training = model.training
-    model.eval()(images)
+    model.eval().forward(images)  # not model(images), which may be compiled
     model.train(training)
     for hook in hooks:
         hook.remove()

@@ -62,8 +62,8 @@ from faceresnet.widerface import Photo
 
 #: Images (N, S, S, 3) uint8, their faces, and what the loss asks of each anchor.
 Batch = tuple[Tensor, Faces, Targets]
-#: Images whose statistics a grown network starts from (`grow.settle`).
-SETTLED = 64
+#: Images of the first size whose statistics a grown network starts from (`grow.settle`).
+SETTLED = 16
 
 
 class Batches(Dataset[Batch]):
@@ -400,7 +400,8 @@ def train(
         folder: the run folder.
         resume: go on from its last checkpoint.
         init: weights to start from (`load_weights`).
-        reshape: ``narrow``, ``widen`` or ``grow`` them, as they are of another network.
+        reshape: ``narrow``, ``widen`` or ``grow`` them, as they are of another network; one that
+            was grown is settled (`grow.settle`).
         data_device: ``cuda`` keeps photos in GPU memory and makes the batches there.
         keep: ``decoded`` or ``encoded`` (`PhotoSet`).
         workers: processes that make batches, for photos in main memory.
@@ -456,7 +457,7 @@ def train(
             progress=progress,
         )
         if reshape == "grow" and not resume:
-            seen, _ = make_batch(photos, recipe.augmentation, SETTLED, (recipe.seed,))
+            seen, _ = make_batch(photos, recipe.augmentation, SETTLED, (recipe.seed, 1))
             settle(module.model, seen.cpu())
         data = Data(photos, recipe, workers if data_device == "cpu" else 0)
         trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)

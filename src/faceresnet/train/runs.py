@@ -43,11 +43,11 @@ def read_recipe(folder: Path) -> Recipe:
         ) from error
 
 
-#: Ways to make weights for a network from those of another width, and what that other one is.
+#: Ways to make weights for a network from those of another, and what that other one is.
 RESHAPINGS = {
     "narrow": (narrow, "a wider"),
     "widen": (widen, "a narrower"),
-    "grow": (grow, "a smaller"),
+    "grow": (grow, "a narrower, basic-block"),
 }
 
 
