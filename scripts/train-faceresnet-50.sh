@@ -6,8 +6,8 @@
 # DATA is laid out as WIDER FACE, or a shard of it. A folder's labels are corrected first by the
 # list CORRECTIONS (set to nothing: not), a shard's are as they were packed. The network starts as
 # faceresnet-n grown, or as another network of basic blocks, START (set to nothing: from random
-# weights, or an --init of your own). Where uploads are limited, pack the training photos, cut the shard, and join it on the
-# other side:
+# weights, or an --init of your own). Where uploads are limited, pack the training photos, cut the
+# shard, and join it on the other side:
 #
 #   faceresnet data correct --data DATA --out C --corrections scripts/faceresnet-n-corrections.csv.gz
 #   rm C/wider_face_split/wider_face_val_bbx_gt.txt

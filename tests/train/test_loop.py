@@ -392,9 +392,6 @@ def test_fine_tuning_starts_from_weights(data, straight, tmp_path, kind):
         assert torch.allclose(ours, theirs, atol=1e-9), name
 
 
-# --- the schedule ---
-
-
 def test_a_grown_network_goes_on_from_what_the_small_one_knew(data, straight, tmp_path):
     """A step that learns nothing only moves averages: what they expect must have come already."""
     _, small = load_run(straight)
@@ -419,6 +416,9 @@ def test_a_grown_network_goes_on_from_what_the_small_one_knew(data, straight, tm
         before, after = weights(images)[0], large(images)[0]
     assert before.std() > 0.02
     assert (after - before).abs().max() < 0.5 * before.std()
+
+
+# --- the schedule ---
 
 
 def test_the_rate_warms_up_and_falls_as_a_cosine():

@@ -8,7 +8,7 @@ from faceresnet.train.export import save_weights
 from faceresnet.train.model import FaceResNet
 from faceresnet.train.runs import load_weights
 from faceresnet.train.widen import widen
-from train.samples import small_network
+from train.samples import learn, small_network
 from train.test_narrow import random_model
 
 GROWTH = {"planes": (16, 32, 32, 48), "depths": (1, 2, 3, 1), "pyramid": 32}
@@ -37,12 +37,7 @@ def test_everything_new_can_learn():
     start = widen(narrow.state_dict(), wide)
     wide.load_state_dict(start)
     images = torch.randint(0, 256, (4, 64, 96, 3), dtype=torch.uint8)
-    optimiser = torch.optim.SGD(wide.parameters(), 0.1)
-    for _ in range(3):
-        logits, deltas = wide(images)
-        optimiser.zero_grad()
-        (logits.square().mean() + (deltas - 1).square().mean()).backward()
-        optimiser.step()
+    learn(wide, images, 0.1)
     for name, value in wide.named_parameters():
         assert (value.detach() != start[name]).float().mean() > 0.5, name
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from faceresnet.train.model import FaceResNet
-from faceresnet.train.narrow import EPSILON
+from faceresnet.train.narrow import EPSILON, norm_scale
 
 #: Variance that marks a planted channel of a normalisation, for `settle`; new channels have 1.
 PLANTED = 0.0
@@ -165,11 +165,12 @@ def _grow_head(growing: _Growing, head: str, levels: int, finer: int) -> None:
             f"{name}.conv", 0, state[f"{given}.conv.weight"] if block < known else _pass_on(width)
         )
         for level in range(levels):
-            norm = f"{name}.norm.norms.{level}"
-            growing.plant_norm(norm, 0, width)
-            if block < known:
-                scale, shift = growing.affine(f"{given}.norm.norms.{max(0, level - finer)}")
-                growing.plant_norm(norm, 0, width, shift, scale)
+            scale, shift = (
+                growing.affine(f"{given}.norm.norms.{max(0, level - finer)}")
+                if block < known
+                else (1.0, 0.0)
+            )
+            growing.plant_norm(f"{name}.norm.norms.{level}", 0, width, shift, scale)
 
 
 def _grow_predictor(growing: _Growing, head: str, anchors: int) -> None:
@@ -221,9 +222,8 @@ class _Growing:
 
     def affine(self, norm: str) -> tuple[Tensor, Tensor]:
         """What a normalisation multiplies by and then adds."""
-        weight, bias, mean, variance = (self.state[f"{norm}.{part}"] for part in NORM)
-        scale = weight / (variance + EPSILON).sqrt()
-        return scale, bias - mean * scale
+        scale = norm_scale(self.state, norm)
+        return scale, self.state[f"{norm}.bias"] - self.state[f"{norm}.running_mean"] * scale
 
     def folded(self, convolution: str) -> tuple[Tensor, Tensor]:
         """Filters and biases that do what a convolution and its normalisation did."""
@@ -250,7 +250,7 @@ class _Growing:
         Raises:
             ValueError: the convolution has fewer filters or inputs, or smaller ones.
         """
-        self.silence(convolution, start, start + len(filters))
+        self.clear(convolution, start, start + len(filters))
         self.add(convolution, start, filters, taken)
         self.plant_norm(_norm_of(convolution), start, start + len(filters), biases)
 

@@ -57,6 +57,11 @@ def narrow(state: Mapping[str, Tensor], model: FaceResNet) -> dict[str, Tensor]:
     return narrowing.kept
 
 
+def norm_scale(state: Mapping[str, Tensor], norm: str) -> Tensor:
+    """What a normalisation multiplies each channel by."""
+    return state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + EPSILON).sqrt()
+
+
 def _is_deeper(name: str, model: FaceResNet) -> bool:
     """Whether a weight belongs to a block after the last that the network has in its stage."""
     block = re.match(r"backbone\.(layer\d)\.(\d+)\.", name)
@@ -119,8 +124,9 @@ class _Narrowing:
         return strength.topk(wanted).indices.sort().values
 
     def _strength(self, convolution: str, norm: str) -> Tensor:
-        scale = self.state[f"{norm}.weight"] / (self.state[f"{norm}.running_var"] + EPSILON).sqrt()
-        return scale.abs() * self.state[f"{convolution}.weight"].abs().sum(dim=(1, 2, 3))
+        return norm_scale(self.state, norm).abs() * self.state[f"{convolution}.weight"].abs().sum(
+            dim=(1, 2, 3)
+        )
 
     def keep(self, convolution: str, norm: str, out: Tensor, into: Tensor | None) -> None:
         """Keep the filters `out` of a convolution and its normalisation, fed by `into`."""
