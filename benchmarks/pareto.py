@@ -73,7 +73,7 @@ def main() -> None:
     for model in options.model or ["faceresnet-n"]:
         name = Path(model).stem
         searching[name] = open_detector(model, "original")
-        timed[name] = FaceDetector(model, tile=False, pyramid=False)
+        timed[name] = FaceDetector(model, tile=False, pyramid=False, crowds=False)
     searching |= open_peers(options, EVALUATION_THRESHOLD)
     timed |= open_peers(options)
 

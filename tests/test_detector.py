@@ -112,9 +112,11 @@ def test_wide_crowds_lose_no_face_and_find_none_twice(blob_detector):
     # Small squares everywhere, tile borders included.
     places = [(x, y, 18) for x in range(28, 4_000, 104) for y in (28, 276)]
     faces = blob_detector(blob_image((300, 4_000), *places))
-    found = sorted(((faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2).tolist())
+    found = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
+    by_row = np.lexsort((found[:, 0], found[:, 1].round(-2)))
+    expected = [[x, y] for y in (28, 276) for x in range(28, 4_000, 104)]
     assert len(found) == len(places)
-    np.testing.assert_allclose(found, sorted([x, y] for x, y, _ in places), atol=3)
+    np.testing.assert_allclose(found[by_row], expected, atol=3)
 
 
 @pytest.mark.parametrize("size", [(300, 400), (900, 1_200), (2_100, 700)])
@@ -135,11 +137,8 @@ def test_without_the_pyramid_a_large_face_is_missed(blob_model):
     assert len(FaceDetector(blob_model, threads=1, pyramid=False)(image)) == 0
 
 
-@pytest.mark.parametrize(("side", "calls"), [(0, 1), (10, 1), (50, 2)])
-def test_a_photo_is_looked_at_again_where_something_large_shows(tmp_path, side, calls):
-    # The model is said to be good up to 18 px, but has anchors for a square that fills the photo.
-    model = make_blob_model(tmp_path / "blob.onnx", blob_spec().replace(largest_face=18.0))
-    detector = FaceDetector(model, threads=1)
+def count_looks(detector):
+    """Replace the detector's network by one that notes the shapes of what it is given."""
     network, shapes = detector._network, []
 
     def counting(images):
@@ -148,12 +147,66 @@ def test_a_photo_is_looked_at_again_where_something_large_shows(tmp_path, side, 
 
     counting.spec = network.spec
     object.__setattr__(detector, "_network", counting)
+    return shapes
+
+
+@pytest.mark.parametrize(("side", "calls"), [(0, 1), (10, 1), (50, 2)])
+def test_a_photo_is_looked_at_again_where_something_large_shows(tmp_path, side, calls):
+    # The model is said to be good up to 18 px, but has anchors for a square that fills the photo.
+    model = make_blob_model(tmp_path / "blob.onnx", blob_spec().replace(largest_face=18.0))
+    detector = FaceDetector(model, threads=1)
+    shapes = count_looks(detector)
     image = blob_image((60, 70), (36, 28, side))
     detector(image)
     assert len(shapes) == calls
     shapes.clear()
     detector(image, threshold=0.0)  # whoever asks for every faint face gets every look
     assert len(shapes) == 2
+
+
+def crowd_image(size=(128, 640), count=8):
+    """Squares of 12 px, and one of 7 px, too small for the anchors."""
+    return blob_image(size, (600, 100, 7), *((36 + 48 * i, 36, 12) for i in range(count)))
+
+
+def test_a_crowd_is_looked_at_again_enlarged(blob_model):
+    detector = FaceDetector(blob_model, threads=1, pyramid=False)
+    shapes = count_looks(detector)
+    faces = detector(crowd_image())
+    assert shapes == [(1, 128, 640, 3), (1, 192, 960, 3)]
+    assert len(faces) == 9
+    tiny = faces.boxes[faces.boxes[:, 0] > 500]
+    assert tiny.tolist() == [pytest.approx([596, 96, 604, 104], abs=2)]
+    assert faces.scores.min() > 0.5
+    assert (np.diff(faces.scores) <= 0).all()
+    assert faces.boxes[faces.boxes[:, 1].argmin()] == pytest.approx([30, 30, 42, 42], abs=2)
+
+
+@pytest.mark.parametrize(("count", "crowds"), [(7, True), (8, False)])
+def test_one_look_where_there_is_no_crowd_or_it_is_not_asked_for(blob_model, count, crowds):
+    detector = FaceDetector(blob_model, threads=1, pyramid=False, crowds=crowds)
+    shapes = count_looks(detector)
+    assert len(detector(crowd_image(count=count))) == count
+    assert len(shapes) == 1
+
+
+def test_only_the_tile_with_a_crowd_is_looked_at_again(blob_model):
+    detector = FaceDetector(blob_model, threads=1, tile=640, pyramid=False)
+    shapes = count_looks(detector)
+    image = np.concatenate([crowd_image(), blob_image((128, 1_280), (600, 36, 18))], axis=1)
+    faces = detector(image)
+    assert sum(shape[0] for shape in shapes if shape[1:3] == (192, 960)) == 1
+    assert len(faces) == 10
+
+
+def test_a_large_face_in_a_crowd_keeps_its_score(blob_model):
+    image = crowd_image((300, 640))
+    image[150:250, 300:400] = (255, 0, 0)
+    plain = FaceDetector(blob_model, threads=1, crowds=False)(image)
+    faces = FaceDetector(blob_model, threads=1)(image)
+    large = [found.scores[np.argmax(boxes.area(found.boxes))] for found in (plain, faces)]
+    assert boxes.area(faces.boxes).max() > 60**2
+    assert large[0] == large[1]
 
 
 def test_large_and_small_faces_of_one_photo(blob_detector):

@@ -153,3 +153,69 @@ def test_fragments_in_the_look_that_found_the_whole():
     assert not pyramid.fragments(boxes[:2], worse, levels[:2]).any(), "the better box stays"
     close = np.array([small, (20, 20, 70, 80)], dtype=np.float32)
     assert not pyramid.fragments(close, scores[:2], levels[:2]).any(), "small faces have none"
+
+
+def small_faces(count, side, score=0.5):
+    corners = np.stack([50.0 * np.arange(count), np.zeros(count)], axis=1)
+    boxes = np.concatenate([corners, corners + side], axis=1).astype(np.float32)
+    return boxes, np.full(count, score, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("faces", "crowd"),
+    [
+        (small_faces(8, 20), True),
+        (small_faces(7, 20), False),
+        (small_faces(30, 25), False),
+        (small_faces(30, 20, score=0.25), False),
+        (small_faces(0, 20), False),
+    ],
+)
+def test_a_crowd_is_many_small_faces(faces, crowd):
+    assert pyramid.shows_crowd(*faces) is crowd
+
+
+def test_a_closer_look_reports_in_px_of_the_photo_and_leaves_large_faces_out():
+    view = pyramid.View(0, (99, 201), (20, 40, 99, 201), (0.0, float("inf"))).closer()
+    assert view.size == (79, 161)
+    assert view.look_size == (118, 242)
+    everything = np.array([[0, 0, 242, 118]], np.float32)
+    assert not len(view.place(everything, np.ones(1, np.float32), (99, 201))[0])
+    half = np.array([[121, 59, 242, 118]], np.float32)
+    kept, _ = view.place(half, np.ones(1, np.float32), (198, 402))
+    assert kept.tolist() == [[2 * (40 + 80.5), 2 * (20 + 39.5), 402, 198]]
+
+
+def faces(*rows):
+    """Rows ``x1 y1 x2 y2 score`` as boxes and scores."""
+    table = np.array(rows, np.float32).reshape(-1, 5)
+    return table[:, :4], table[:, 4]
+
+
+def test_two_looks_agree():
+    first = faces([0, 0, 10, 10, 0.8], [50, 0, 60, 10, 0.6], [100, 0, 200, 100, 0.9])
+    closer = faces([2, 0, 12, 10, 0.4], [80, 0, 90, 10, 0.5])
+    boxes, scores = pyramid.agree(first, closer, side=64.0)
+    assert boxes.dtype == scores.dtype == np.float32
+    assert boxes[1] == pytest.approx([2 / 3, 0, 32 / 3, 10]), "both, the surer one twice"
+    assert scores == pytest.approx([0.9, 0.6, 0.42, 0.35])
+    assert boxes[[0, 2, 3]].tolist() == [[100, 0, 200, 100], [50, 0, 60, 10], [80, 0, 90, 10]]
+
+
+def test_two_looks_at_faces_that_overlap():
+    # One of the first look, two of the closer one around it: only the better overlap is the same.
+    first = faces([0, 0, 10, 10, 0.8])
+    boxes, scores = pyramid.agree(first, faces([1, 0, 11, 10, 0.6], [5, 0, 15, 10, 0.9]), 64.0)
+    assert scores == pytest.approx([0.7, 0.63])
+    assert boxes[1].tolist() == [5, 0, 15, 10]
+    # Once averaged, what both found covers what is left.
+    _, scores = pyramid.agree(first, faces([1, 0, 11, 10, 0.6], [2, 0, 12, 10, 0.9]), 64.0)
+    assert scores == pytest.approx([0.7])
+
+
+@pytest.mark.parametrize(("first", "closer"), [(1, 0), (0, 1), (0, 0)])
+def test_two_looks_of_which_one_found_nothing(first, closer):
+    one, none = faces([0, 0, 10, 10, 0.8]), faces()
+    boxes, scores = pyramid.agree(one if first else none, one if closer else none, 64.0)
+    assert scores == pytest.approx([0.56] * (first + closer))
+    assert boxes.shape == (first + closer, 4)

@@ -9,7 +9,7 @@ import math
 import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -23,7 +23,16 @@ from faceresnet.anchors import Level, make_anchors
 from faceresnet.detections import Detections
 from faceresnet.engine import Engine, open_engine
 from faceresnet.errors import ModelError
-from faceresnet.pyramid import REACH, View, fragments, plan
+from faceresnet.pyramid import (
+    CLOSER_SIDE,
+    REACH,
+    SAME_FACE,
+    View,
+    agree,
+    fragments,
+    plan,
+    shows_crowd,
+)
 from faceresnet.spec import ModelSpec
 from faceresnet.weights import DEFAULT_MODEL, locate
 
@@ -36,6 +45,8 @@ MAX_CANDIDATES = 5_000
 BATCH_PIXELS = 4_000_000
 #: Score of a large anchor from which a photo is looked at again at a reduced scale.
 SUSPICION = 0.2
+#: Least score of what looks at a crowd have to agree on.
+FAINT = 0.1
 
 
 def postprocess(
@@ -106,6 +117,8 @@ class FaceDetector:
             of 1,280), True (larger than a tile), False (never), or the side of a tile in px.
         pyramid: look at large photos at reduced scales as well, so that faces too large for the
             model's anchors are found; costs little.
+        crowds: look again, enlarged, where a crowd of small faces shows: finds more of them, and
+            photos of crowds take three times as long.
         engine: ``openvino`` or ``onnxruntime``.
         device: where the engine runs: cpu, gpu, cuda, …
         threads: on the CPU; by default one for each core.
@@ -125,6 +138,7 @@ class FaceDetector:
     enlarge: float = 1.0
     tile: bool | int | str = "auto"
     pyramid: bool = True
+    crowds: bool = True
     engine: str = "openvino"
     device: str = "cpu"
     threads: int | None = None
@@ -203,48 +217,27 @@ class FaceDetector:
         return self.spec.threshold if self.threshold is None else self.threshold
 
     def _detect(self, photos: Sequence[images.Image], threshold: float) -> list[Detections]:
-        """Look at photos, at some of them twice, and merge what each photo's views found."""
+        """Look at photos, at some of them again, and merge what each photo's views found."""
         found: list[list[_Found]] = [[] for _ in photos]
-        everything = list(zip(photos, found, strict=True))
-        self._look(everything, threshold, again=False)
-        suspected = [
-            (photo, its_found)
-            for photo, its_found in everything
-            if any(part.suspects_large for part in its_found)
-        ]
-        self._look(suspected, threshold, again=True)
+        plans = [self._plan(photo.shape[:2]) for photo in photos]
+        for again in (False, True):
+            self._look(
+                [
+                    (photo, [(view, its_found) for view in views if view.on_suspicion == again])
+                    for photo, views, its_found in zip(photos, plans, found, strict=True)
+                    if not again or any(part.suspects_large for part in its_found)
+                ],
+                threshold,
+            )
+        if self.crowds:
+            self._look_closer(photos, found, threshold)
         return [
-            _merge(its_found, self.spec, photo.shape[:2])
+            _merge(its_found, self.spec, photo.shape[:2], threshold)
             for photo, its_found in zip(photos, found, strict=True)
         ]
 
-    def _look(
-        self,
-        photos: Sequence[tuple[images.Image, list[_Found]]],
-        threshold: float,
-        *,
-        again: bool,
-    ) -> None:
-        """Look at photos once, views of one shape together, and add to what was found in each."""
-        waiting: dict[tuple[int, int], list[_Look]] = {}
-        for photo, its_found in photos:
-            for look in self._looks(photo, its_found, again):
-                shape = images.padded_size(look.view.size, self.spec.size_multiple)
-                group = waiting.setdefault(shape, [])
-                group.append(look)
-                if len(group) >= min(self.batch_size, BATCH_PIXELS // (shape[0] * shape[1])):
-                    self._run(waiting.pop(shape), threshold)
-        for group in waiting.values():
-            self._run(group, threshold)
-
-    def _looks(self, photo: images.Image, found: list[_Found], again: bool) -> Iterator[_Look]:
-        """Make the views of a photo with their pixels, those on suspicion if it is looked at again.
-
-        Each scale is made once.
-        """
-        size = photo.shape[:2]
-        scaled = photo
-        views = plan(
+    def _plan(self, size: tuple[int, int]) -> list[View]:
+        return plan(
             size,
             self._largest_face,
             largest_anchor=self._largest_anchor,
@@ -253,13 +246,48 @@ class FaceDetector:
             tile=self.tile,
             pyramid=self.pyramid,
         )
-        for view in views:
-            if view.on_suspicion != again:
-                continue
-            if scaled.shape[:2] != view.image_size:
-                scaled = images.resize(photo, view.image_size)
-            y1, x1, y2, x2 = view.window
-            yield _Look(view, scaled[y1:y2, x1:x2], size, found)
+
+    def _look_closer(
+        self, photos: Sequence[images.Image], found: Sequence[list[_Found]], threshold: float
+    ) -> None:
+        """Look again at views that show a crowd, and put what both looks say in their place."""
+        crowds: list[tuple[images.Image, list[_Found], int, list[_Found]]] = [
+            (photo, its_found, i, [])
+            for photo, its_found in zip(photos, found, strict=True)
+            for i, part in enumerate(its_found)
+            if part.shows_crowd
+        ]
+        self._look(
+            [
+                (photo, [(its_found[i].view.closer(), closer)])
+                for photo, its_found, i, closer in crowds
+            ],
+            threshold,
+        )
+        for photo, its_found, i, closer in crowds:
+            its_found[i] = _agree(its_found[i], closer[0], photo.shape[:2])
+
+    def _look(
+        self,
+        photos: Sequence[tuple[images.Image, Sequence[tuple[View, list[_Found]]]]],
+        threshold: float,
+    ) -> None:
+        """Look at views of photos, those of one shape together.
+
+        Args:
+            photos: each with its views, and the list to which what a view found is added.
+            threshold: least score to report.
+        """
+        waiting: dict[tuple[int, int], list[_Look]] = {}
+        for photo, views in photos:
+            for look in _looks(photo, views):
+                shape = images.padded_size(look.view.look_size, self.spec.size_multiple)
+                group = waiting.setdefault(shape, [])
+                group.append(look)
+                if len(group) >= min(self.batch_size, BATCH_PIXELS // (shape[0] * shape[1])):
+                    self._run(waiting.pop(shape), threshold)
+        for group in waiting.values():
+            self._run(group, threshold)
 
     @property
     def _largest_face(self) -> float:
@@ -285,13 +313,15 @@ class FaceDetector:
         beyond = min(REACH * self._largest_face, self._largest_anchor)
         large = _at_least(self.spec.levels, batch.shape[1:3], beyond)
         suspicion = np.float32(_logit(min(SUSPICION, threshold)))
+        least = min(FAINT, threshold) if self.crowds else threshold
         for look, its_logits, its_deltas in zip(looks, logits, deltas, strict=True):
             boxes, scores = postprocess(
-                its_logits, its_deltas, anchors, self.spec, threshold, look.view.size
+                its_logits, its_deltas, anchors, self.spec, least, look.view.look_size
             )
+            crowd = look.view.level == 0 and shows_crowd(boxes, scores)
             boxes, scores = look.view.place(boxes, scores, look.photo_size)
             suspects = bool((its_logits[large] >= suspicion).any())
-            look.found.append(_Found(boxes, scores, look.view.level, suspects))
+            look.found.append(_Found(boxes, scores, look.view, suspects, crowd))
 
 
 @lru_cache(maxsize=64)
@@ -307,14 +337,16 @@ class _Found:
     Attributes:
         boxes: (M, 4) px of the photo.
         scores: (M,).
-        level: the view's scale.
+        view: where it looked.
         suspects_large: whether there may be a face too large for the view.
+        shows_crowd: whether a closer look is worth it.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
-    level: int
+    view: View
     suspects_large: bool
+    shows_crowd: bool
 
 
 @dataclass(frozen=True)
@@ -327,13 +359,37 @@ class _Look:
     found: list[_Found]
 
 
-def _merge(found: Sequence[_Found], spec: ModelSpec, size: tuple[int, int]) -> Detections:
+def _looks(photo: images.Image, views: Sequence[tuple[View, list[_Found]]]) -> Iterator[_Look]:
+    """Cut the views' pixels out of a photo; each scale is made once."""
+    size = photo.shape[:2]
+    scaled = photo
+    for view, found in views:
+        if scaled.shape[:2] != view.image_size:
+            scaled = images.resize(photo, view.image_size)
+        y1, x1, y2, x2 = view.window
+        pixels = images.resize(scaled[y1:y2, x1:x2], view.look_size)
+        yield _Look(view, pixels, size, found)
+
+
+def _agree(first: _Found, closer: _Found, size: tuple[int, int]) -> _Found:
+    """What the first and the closer look at a crowd found, as one."""
+    side = CLOSER_SIDE * size[0] / first.view.image_size[0]
+    boxes, scores = agree((first.boxes, first.scores), (closer.boxes, closer.scores), side)
+    return replace(first, boxes=boxes, scores=scores)
+
+
+def _merge(
+    found: Sequence[_Found], spec: ModelSpec, size: tuple[int, int], threshold: float
+) -> Detections:
     """Each face once, though several views saw it."""
     boxes = np.concatenate([part.boxes for part in found])
     scores = np.concatenate([part.scores for part in found])
-    levels = np.repeat([part.level for part in found], [len(part.scores) for part in found])
+    levels = np.repeat([part.view.level for part in found], [len(part.scores) for part in found])
+    sure = scores >= threshold
+    boxes, scores, levels = boxes[sure], scores[sure], levels[sure]
     if len(found) > 1:
-        kept = boxes_.nms(boxes, scores, spec.nms_iou)
+        crowd = any(part.shows_crowd for part in found)
+        kept = boxes_.nms(boxes, scores, SAME_FACE if crowd else spec.nms_iou)
         boxes, scores, levels = boxes[kept], scores[kept], levels[kept]
     whole = ~fragments(boxes, scores, levels)
     return Detections(boxes[whole], scores[whole], size)

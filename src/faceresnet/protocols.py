@@ -23,7 +23,7 @@ PROTOCOLS = {
     "vga": "photos scaled so that the longer side is 640 px",
     "original": "photos in their own size",
     "multiscale": "photos at 0.5, 1 and 2 times their own size, merged",
-    "shipped": "photos in their own size, with the detector's own tiles and reduced scales",
+    "shipped": "photos in their own size, with the detector's tiles and further looks",
 }
 VGA_SIDE = 640
 MULTISCALE = (0.5, 1.0, 2.0)

@@ -4,16 +4,20 @@ One look finds faces from a few pixels up to the largest that the model is good 
 a face could be larger are looked at again, reduced, until a face that fills the frame is smaller
 than that. Photos too large for one look are cut into overlapping tiles. Each look
 reports only the sizes that it sees best, and no face that the border of its tile cuts.
+Where a look shows a crowd of small faces, it is taken again, enlarged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, log, sqrt
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float32
+
+from faceresnet import boxes as boxes_
 
 #: Side of a tile, px.
 TILE = 1280
@@ -33,6 +37,21 @@ LARGE = 192.0
 CUT_PX = 2.0
 CUT_FRACTION = 0.04
 
+#: A crowd is so many faces below this side (√area, px) with at least this score.
+CROWD_FACES = 8
+CROWD_SIDE = 24.0
+CROWD_SCORE = 0.3
+#: A closer look enlarges its window by this factor, for faces up to this side before that.
+CLOSER = 1.5
+CLOSER_SIDE = 64.0
+#: Least intersection over union of two boxes that are one face of a crowd.
+SAME_FACE = 0.45
+#: What a score is worth when only one of two looks at a crowd found the face.
+ALONE = 0.7
+
+#: Boxes (M, 4) px and their scores (M,).
+Found: TypeAlias = tuple[Float32[np.ndarray, "M 4"], Float32[np.ndarray, "M"]]
+
 
 @dataclass(frozen=True)
 class View:
@@ -44,6 +63,7 @@ class View:
         window: ``y1 x1 y2 x2`` px at this scale.
         sizes: (from, up to) px at this scale: the square root of the area of faces to report.
         on_suspicion: only worth a look if a finer one saw a large face, however faintly.
+        zoom: the window is enlarged by this factor before the network sees it.
     """
 
     level: int
@@ -51,12 +71,22 @@ class View:
     window: tuple[int, int, int, int]
     sizes: tuple[float, float]
     on_suspicion: bool = False
+    zoom: float = 1.0
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) px of the window."""
         y1, x1, y2, x2 = self.window
         return y2 - y1, x2 - x1
+
+    @property
+    def look_size(self) -> tuple[int, int]:
+        """(height, width) px of what the network sees."""
+        return _scaled(self.size, self.zoom)
+
+    def closer(self) -> View:
+        """The same window enlarged, for the faces of a crowd."""
+        return replace(self, zoom=CLOSER, sizes=(0.0, CLOSER_SIDE * REACH))
 
     def place(
         self,
@@ -67,10 +97,13 @@ class View:
         """Boxes of this view that are its to report, in px of the photo.
 
         Args:
-            boxes: (M, 4) px of the window, clipped to it.
+            boxes: (M, 4) px of what the network sees, clipped to it.
             scores: (M,).
             photo_size: (height, width) px of the photo.
         """
+        if self.zoom != 1:
+            zoom_y, zoom_x = np.divide(self.look_size, self.size)
+            boxes = boxes / np.array([zoom_x, zoom_y, zoom_x, zoom_y], dtype=np.float32)
         kept = self._uncut(boxes) & self._of_its_sizes(boxes)
         y1, x1, _, _ = self.window
         scale_y, scale_x = np.divide(photo_size, self.image_size)
@@ -163,6 +196,53 @@ def _starts(length: int, side: int, overlap: int) -> list[int]:
         return [0]
     count = ceil((length - overlap) / (side - overlap))
     return [round(i * (length - side) / (count - 1)) for i in range(count)]
+
+
+def shows_crowd(boxes: Float32[np.ndarray, "M 4"], scores: Float32[np.ndarray, "M"]) -> bool:
+    """Whether what a look found, in its own px, is a crowd of small faces."""
+    small = boxes_.area(boxes) < CROWD_SIDE**2
+    return int((small & (scores >= CROWD_SCORE)).sum()) >= CROWD_FACES
+
+
+def agree(
+    first: Found, closer: Found, side: float
+) -> tuple[Float32[np.ndarray, "K 4"], Float32[np.ndarray, "K"]]:
+    """What two looks at a crowd say together.
+
+    A face that both found has the mean of their scores, and of their boxes weighted by these. A
+    face that only one of them found has `ALONE` times its score, but for those too large for the
+    closer look. Two boxes are the same face if each is the other's best, by intersection over
+    union.
+
+    Args:
+        first: boxes (M, 4) px and scores (M,) of the first look.
+        closer: of the closer look, in the same px.
+        side: from this one on (√area, px) faces are too large for the closer look.
+    """
+    boxes, scores = first
+    others, their_scores = closer
+    if not len(boxes) or not len(others):
+        mine = theirs = np.zeros(0, dtype=np.intp)
+    else:
+        overlap = boxes_.iou(boxes, others)
+        best = overlap.argmax(axis=1)
+        mutual = overlap.argmax(axis=0)[best] == np.arange(len(boxes))
+        mine = np.flatnonzero(mutual & (overlap.max(axis=1) >= SAME_FACE))
+        theirs = best[mine]
+    weight = (scores[mine] / (scores[mine] + their_scores[theirs]))[:, None]
+    together = weight * boxes[mine] + (1 - weight) * others[theirs]
+    worth = np.where(boxes_.area(boxes) < side**2, np.float32(ALONE), np.float32(1))
+    rest, their_rest = np.delete(boxes, mine, axis=0), np.delete(others, theirs, axis=0)
+    all_boxes = np.concatenate([together, rest, their_rest])
+    all_scores = np.concatenate(
+        [
+            (scores[mine] + their_scores[theirs]) / 2,
+            np.delete(scores * worth, mine),
+            np.delete(their_scores * np.float32(ALONE), theirs),
+        ]
+    )
+    kept = boxes_.nms(all_boxes, all_scores, SAME_FACE)
+    return all_boxes[kept], all_scores[kept]
 
 
 def fragments(

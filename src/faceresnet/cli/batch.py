@@ -11,6 +11,7 @@ import typer
 
 from faceresnet.cli.options import (
     DETECTOR,
+    Crowds,
     Device,
     MaxPixels,
     MaxSide,
@@ -65,6 +66,7 @@ def batch(
     max_side: MaxSide = None,
     tile: Tile = "auto",
     pyramid: Pyramid = True,
+    crowds: Crowds = True,
     runtime: Annotated[
         str,
         typer.Option(
@@ -132,6 +134,7 @@ def batch(
         max_side=max_side,
         tile=parse_tile(tile),
         pyramid=pyramid,
+        crowds=crowds,
         runtime=runtime,
         device=device,
         batch_size=batch_size,

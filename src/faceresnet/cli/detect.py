@@ -10,6 +10,7 @@ import typer
 from faceresnet.cli.failures import end_with
 from faceresnet.cli.options import (
     RESULTS,
+    Crowds,
     Device,
     Engine,
     Enlarge,
@@ -39,6 +40,7 @@ def detect(
     enlarge: Enlarge = 1.0,
     tile: Tile = "auto",
     pyramid: Pyramid = True,
+    crowds: Crowds = True,
     engine: Engine = "openvino",
     device: Device = "cpu",
     threads: Threads = None,
@@ -93,6 +95,7 @@ def detect(
         enlarge=enlarge,
         tile=parse_tile(tile),
         pyramid=pyramid,
+        crowds=crowds,
         engine=engine,
         device=device,
         threads=threads,

@@ -190,6 +190,7 @@ def open_detector(
         threshold=EVALUATION_THRESHOLD,
         tile="auto" if protocol == "shipped" else False,
         pyramid=protocol == "shipped",
+        crowds=protocol == "shipped",
         engine=engine,
         device=device,
         threads=threads,

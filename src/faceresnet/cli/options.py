@@ -62,6 +62,14 @@ Pyramid = Annotated[
         rich_help_panel=DETECTOR,
     ),
 ]
+Crowds = Annotated[
+    bool,
+    typer.Option(
+        help="Look again, enlarged, where a crowd of small faces shows: finds more, takes three "
+        "times as long there.",
+        rich_help_panel=DETECTOR,
+    ),
+]
 MaxPixels = Annotated[
     int | None,
     typer.Option(

@@ -304,7 +304,10 @@ def relabel(
     from faceresnet.relabel import Doubt, relabel, write_relabelled
 
     doubt = Doubt(teach, ignore, frozenset(complete or ()))
-    detector = FaceDetector(model, threshold=min(teach, ignore), enlarge=enlarge, threads=threads)
+    # One look each: the shipped model learnt from labels made so.
+    detector = FaceDetector(
+        model, threshold=min(teach, ignore), enlarge=enlarge, crowds=False, threads=threads
+    )
     splits = read_training_splits(data)
     if unknown := doubt.complete - {photo.event for photo in splits["train"]}:
         raise ValueError(f"--complete names no event of the photos: {', '.join(sorted(unknown))}")

@@ -12,6 +12,7 @@ import typer
 
 from faceresnet.cli.options import (
     RESULTS,
+    Crowds,
     Device,
     Engine,
     MaxSide,
@@ -73,6 +74,7 @@ def video(
     threshold: Threshold = None,
     max_side: MaxSide = None,
     tile: Tile = "auto",
+    crowds: Crowds = True,
     engine: Engine = "openvino",
     device: Device = "cpu",
     threads: Threads = None,
@@ -103,6 +105,7 @@ def video(
             threshold=threshold,
             max_side=max_side,
             tile=parse_tile(tile),
+            crowds=crowds,
             engine=engine,
             device=device,
             threads=threads,

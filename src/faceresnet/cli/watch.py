@@ -10,6 +10,7 @@ import typer
 from faceresnet.cli.options import (
     DETECTOR,
     RESULTS,
+    Crowds,
     Device,
     Engine,
     MaxSide,
@@ -88,6 +89,7 @@ def watch(
     model: Model = "faceresnet-n",
     threshold: Threshold = None,
     max_side: MaxSide = None,
+    crowds: Crowds = True,
     engine: Engine = "openvino",
     device: Device = "cpu",
     threads: Threads = None,
@@ -154,6 +156,7 @@ def watch(
             model,
             threshold=threshold,
             max_side=max_side,
+            crowds=crowds,
             engine=engine,
             device=device,
             threads=threads,

@@ -32,6 +32,7 @@ class BatchOptions:
         max_side: larger photos are reduced to this longer side, px.
         tile: as `FaceDetector`'s.
         pyramid: as `FaceDetector`'s.
+        crowds: as `FaceDetector`'s.
         runtime: the inference engine, ``openvino`` or ``onnxruntime``.
         device: where it runs: cpu, gpu, cuda, …
         batch_size: photos that are detected together; by default 1 on the CPU, where more are no
@@ -47,6 +48,7 @@ class BatchOptions:
     max_side: int | None = None
     tile: bool | int | str = "auto"
     pyramid: bool = True
+    crowds: bool = True
     runtime: str = "openvino"
     device: str = "cpu"
     batch_size: int | None = None

@@ -124,6 +124,7 @@ def open_detector(options: BatchOptions) -> FaceDetector:
         max_side=options.max_side,
         tile=options.tile,
         pyramid=options.pyramid,
+        crowds=options.crowds,
         engine=options.runtime,
         device=options.device,
         threads=1 if options.on_cpu else None,
