@@ -167,3 +167,8 @@ def blob_image(size: tuple[int, int], *squares: tuple[float, float, int]) -> np.
             max(0, round(x - side / 2)) : max(0, round(x + side / 2)),
         ] = (255, 0, 0)
     return image
+
+
+def crowd_image(size: tuple[int, int] = (128, 640), count: int = 8) -> np.ndarray:
+    """Squares of 12 px, a crowd if they are 8, and one of 7 px, which only a closer look finds."""
+    return blob_image(size, (600, 100, 7), *((36 + 48 * i, 36, 12) for i in range(count)))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import blob_image
+from conftest import blob_image, crowd_image
 from faceresnet import images, weights
 from faceresnet.cli import main, sources
 from faceresnet.cli.sources import expand
@@ -55,6 +55,16 @@ def test_a_table_and_a_hint(photos, run):
     row = next(line.split() for line in out.splitlines() if "a/y.jpg" in line)
     assert row[:3] == ["a/y.jpg", "200×96", "2"]
     assert "--save" in err
+
+
+def test_crowds_are_looked_at_again_unless_told_not_to(photos, run):
+    Image.fromarray(crowd_image()).save("crowd.png")
+    counts = []
+    for options in ([], ["--no-crowds"]):
+        status, out, _ = run("detect", "crowd.png", *options)
+        assert status == 0
+        counts.append(next(line.split()[2] for line in out.splitlines() if "crowd.png" in line))
+    assert counts == ["9", "8"]
 
 
 def test_json_on_standard_output_is_nothing_else(photos, run):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from conftest import BLOB_LEVELS, blob_image, blob_spec, make_blob_model
+from conftest import BLOB_LEVELS, blob_image, blob_spec, crowd_image, make_blob_model
 from faceresnet import FaceDetector, ImageError, ModelError, boxes
 from faceresnet.anchors import make_anchors
 from faceresnet.detector import MAX_CANDIDATES, postprocess
@@ -162,11 +162,6 @@ def test_a_photo_is_looked_at_again_where_something_large_shows(tmp_path, side, 
     shapes.clear()
     detector(image, threshold=0.0)  # whoever asks for every faint face gets every look
     assert len(shapes) == 2
-
-
-def crowd_image(size=(128, 640), count=8):
-    """Squares of 12 px, and one of 7 px, too small for the anchors."""
-    return blob_image(size, (600, 100, 7), *((36 + 48 * i, 36, 12) for i in range(count)))
 
 
 def test_a_crowd_is_looked_at_again_enlarged(blob_model):
