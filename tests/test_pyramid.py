@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faceresnet import pyramid
+from faceresnet import boxes, pyramid
 
 SIZES = st.tuples(st.integers(1, 12_000), st.integers(1, 12_000))
 LARGEST = 400.0
@@ -219,3 +219,17 @@ def test_two_looks_of_which_one_found_nothing(first, closer):
     boxes, scores = pyramid.agree(one if first else none, one if closer else none, 64.0)
     assert scores == pytest.approx([0.56] * (first + closer))
     assert boxes.shape == (first + closer, 4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_same_faces_are_those_of_the_plain_definition(seed):
+    rng = np.random.default_rng(seed)
+    corners, sides = rng.uniform(0, 150, (500, 2)), rng.uniform(3, 30, (500, 2))
+    everything = np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
+    a, b = everything[:200], everything[200:]
+    overlap = boxes.iou(a, b)
+    mutual = (overlap == overlap.max(axis=0)) & (overlap == overlap.max(axis=1)[:, None])
+    expected = np.argwhere(mutual & (overlap >= pyramid.SAME_FACE))
+    assert len(expected) > 10
+    pairs = np.stack(pyramid._same_faces(a, b), axis=1)
+    assert sorted(pairs.tolist()) == expected.tolist()

@@ -29,10 +29,10 @@ SMALL = np.float32(12)
 FEW = 100
 
 
-def area(boxes: Shaped[np.ndarray, "N 4"]) -> Shaped[np.ndarray, "N"]:
+def area(boxes: Shaped[np.ndarray, "*N 4"]) -> Shaped[np.ndarray, "*N"]:
     """Area of each box in px²; boxes turned inside out have area 0."""
-    width = (boxes[:, 2] - boxes[:, 0]).clip(min=0)
-    height = (boxes[:, 3] - boxes[:, 1]).clip(min=0)
+    width = (boxes[..., 2] - boxes[..., 0]).clip(min=0)
+    height = (boxes[..., 3] - boxes[..., 1]).clip(min=0)
     area: NDArray[np.floating] = width * height
     return area
 
@@ -42,10 +42,19 @@ def iou(a: Shaped[np.ndarray, "N 4"], b: Shaped[np.ndarray, "M 4"]) -> Shaped[np
 
     Empty boxes overlap nothing: their IoU is 0, never NaN.
     """
-    top_left = np.maximum(a[:, None, :2], b[None, :, :2])
-    bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    intersection = np.prod((bottom_right - top_left).clip(min=0), axis=2)
-    union = area(a)[:, None] + area(b)[None, :] - intersection
+    return overlap_of(a[:, None], b[None])
+
+
+def overlap_of(
+    a: Shaped[np.ndarray, "*#N 4"], b: Shaped[np.ndarray, "*#N 4"]
+) -> Shaped[np.ndarray, "..."]:
+    """Intersection over union of boxes side by side; their shapes are broadcast."""
+    width, height = (
+        (np.minimum(a[..., axis + 2], b[..., axis + 2]) - np.maximum(a[..., axis], b[..., axis]))
+        for axis in (0, 1)
+    )
+    intersection = width.clip(min=0) * height.clip(min=0)
+    union = area(a) + area(b) - intersection
     overlap: NDArray[np.floating] = np.divide(
         intersection, union, out=np.zeros_like(intersection), where=union > 0
     )

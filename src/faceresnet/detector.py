@@ -46,7 +46,7 @@ BATCH_PIXELS = 4_000_000
 #: Score of a large anchor from which a photo is looked at again at a reduced scale.
 SUSPICION = 0.2
 #: Least score of what looks at a crowd have to agree on.
-FAINT = 0.1
+FAINT = 0.2
 
 
 def postprocess(
