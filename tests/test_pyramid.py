@@ -221,6 +221,12 @@ def test_two_looks_of_which_one_found_nothing(first, closer):
     assert boxes.shape == (first + closer, 4)
 
 
+def test_two_looks_agree_on_what_neither_believes():
+    boxes, scores = pyramid.agree(faces([0, 0, 10, 10, 0]), faces([1, 0, 11, 10, 0]), 64.0)
+    assert np.isfinite(boxes).all()
+    assert scores.tolist() == [0]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_same_faces_are_those_of_the_plain_definition(seed):
     rng = np.random.default_rng(seed)

@@ -222,14 +222,15 @@ def agree(
     boxes, scores = first
     others, their_scores = closer
     mine, theirs = _same_faces(boxes, others)
-    weight = (scores[mine] / (scores[mine] + their_scores[theirs]))[:, None]
+    both = scores[mine] + their_scores[theirs]
+    weight = (scores[mine] / np.maximum(both, np.finfo(np.float32).tiny))[:, None]
     together = weight * boxes[mine] + (1 - weight) * others[theirs]
     worth = np.where(boxes_.area(boxes) < side**2, np.float32(ALONE), np.float32(1))
     rest, their_rest = np.delete(boxes, mine, axis=0), np.delete(others, theirs, axis=0)
     all_boxes = np.concatenate([together, rest, their_rest])
     all_scores = np.concatenate(
         [
-            (scores[mine] + their_scores[theirs]) / 2,
+            both / 2,
             np.delete(scores * worth, mine),
             np.delete(their_scores * np.float32(ALONE), theirs),
         ]
