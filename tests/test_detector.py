@@ -174,7 +174,7 @@ def test_a_crowd_is_looked_at_again_enlarged(blob_model):
     assert tiny.tolist() == [pytest.approx([596, 96, 604, 104], abs=2)]
     assert faces.scores.min() > 0.5
     assert (np.diff(faces.scores) <= 0).all()
-    assert faces.boxes[faces.boxes[:, 1].argmin()] == pytest.approx([30, 30, 42, 42], abs=2)
+    assert faces.boxes[faces.boxes[:, 0].argmin()] == pytest.approx([30, 30, 42, 42], abs=2)
 
 
 @pytest.mark.parametrize(("count", "crowds"), [(7, True), (8, False)])
