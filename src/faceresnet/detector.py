@@ -229,8 +229,7 @@ class FaceDetector:
                 ],
                 threshold,
             )
-        if self.crowds:
-            self._look_closer(photos, found, threshold)
+        self._look_closer(photos, found, threshold)
         return [
             _merge(its_found, self.spec, photo.shape[:2], threshold)
             for photo, its_found in zip(photos, found, strict=True)
@@ -318,7 +317,7 @@ class FaceDetector:
             boxes, scores = postprocess(
                 its_logits, its_deltas, anchors, self.spec, least, look.view.look_size
             )
-            crowd = look.view.level == 0 and shows_crowd(boxes, scores)
+            crowd = self.crowds and look.view.level == 0 and shows_crowd(boxes, scores)
             boxes, scores = look.view.place(boxes, scores, look.photo_size)
             suspects = bool((its_logits[large] >= suspicion).any())
             look.found.append(_Found(boxes, scores, look.view, suspects, crowd))
