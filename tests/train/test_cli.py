@@ -185,7 +185,7 @@ def test_weights_are_averaged_with_those_of_relatives(capsys, trained, tmp_path)
     said = refuse(capsys, "export", trained, "--out", tmp_path / "no.onnx", *averaged)
     assert f"{relatives[0]} does not fit this recipe's network: {name} is missing" in said
     said = refuse(capsys, "export", trained, "--out", own, "--average", tmp_path / "resnet50.pth")
-    assert "resnet50.pth is no checkpoint or .safetensors of a whole network" in said
+    assert "resnet50.pth is no checkpoint, .safetensors or .onnx of a whole network" in said
 
 
 def test_a_run_becomes_a_model(capsys, trained, tmp_path):

@@ -19,12 +19,13 @@ from faceresnet.train.export import (
     CalibrationPhotos,
     check,
     export,
-    fold_pixels,
+    halve,
     load_run,
     quantise,
     rewrite,
     save_weights,
 )
+from faceresnet.train.fold import fold_pixels
 from faceresnet.train.model import FaceResNet
 from faceresnet.train.runs import load_weights, make_spec, write_json
 from faceresnet.train.validation import TorchDetector
@@ -323,3 +324,24 @@ def test_weights_are_written_to_start_from(model, tmp_path):
     for name, value in again.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
     assert [p.name for p in file.parent.iterdir()] == ["x.safetensors"]
+
+
+@pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-6), (True, 1e-3)])
+def test_a_model_file_is_something_to_start_from_too(tmp_path, half, tolerance):
+    trained = unfolded_model(small_network())
+    spec = make_spec(small_recipe())
+    file = tmp_path / "x.onnx"
+    export(trained, spec, file)
+    if half:
+        halve(file, file, spec.replace(precision="fp16"))
+    again = FaceResNet(small_network()).eval()
+    load_weights(again, file)
+    for name, value in again.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            expected = trained.state_dict()[name]
+            assert torch.allclose(value, expected, rtol=tolerance, atol=tolerance), name
+
+
+def test_int8_is_nothing_to_start_from(int8):
+    with pytest.raises(TrainingError, match="int8 is for detecting only"):
+        load_weights(FaceResNet(small_network()), int8)

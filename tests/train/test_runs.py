@@ -61,7 +61,7 @@ def test_weights_of_another_network_are_refused_in_one_line(tmp_path):
         load_weights(model, tmp_path / "x.safetensors")
 
 
-@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors", ".pth"])
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors", ".onnx", ".pth"])
 @pytest.mark.parametrize("content", [b"", b"no weights", None])
 def test_files_that_hold_no_weights_are_refused_in_one_line(tmp_path, suffix, content):
     file = tmp_path / f"x{suffix}"

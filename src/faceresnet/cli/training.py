@@ -41,7 +41,7 @@ def train(
         str | None,
         typer.Option(
             help="Start from weights: a shipped model's name (fine-tuning), a run's .ckpt, a "
-            ".safetensors, or torchvision's ImageNet .pth.",
+            ".safetensors, a .onnx in fp32 or fp16, or torchvision's ImageNet .pth.",
             metavar="NAME|FILE",
         ),
     ] = None,
@@ -426,8 +426,8 @@ def weights_file(init: str) -> Path:
     """The file of ``--init``: a path, or the weights of a shipped model."""
     from faceresnet.weights import SHIPPED
 
-    shipped = SHIPPED / f"{init}.safetensors"
-    for file in (Path(init), shipped):
+    shipped = (SHIPPED / f"{init}.safetensors", SHIPPED / f"{init}-fp16.onnx")
+    for file in (Path(init), *shipped):
         if file.is_file():
             return file
     raise TrainingError(f"--init {init} is neither a file nor a shipped model with weights")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import tempfile
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnxscript import optimizer
 from safetensors.torch import save_file
 
 from faceresnet import images
@@ -22,10 +22,11 @@ from faceresnet.atomic import replacing
 from faceresnet.engine import INPUT, OUTPUTS, open_engine
 from faceresnet.errors import TrainingError
 from faceresnet.spec import ModelSpec
+from faceresnet.train.fold import fold_pixels
 from faceresnet.train.model import FaceResNet, Network
 from faceresnet.train.narrow import CUT, narrow
 from faceresnet.train.recipes import Recipe
-from faceresnet.train.runs import BEST, LAST, WHOLE, load_weights, read_recipe
+from faceresnet.train.runs import BEST, HALF, LAST, WHOLE, load_weights, read_recipe
 from faceresnet.widerface import Photo
 
 #: Largest difference of a logit or delta between PyTorch and the exported fp32 file.
@@ -94,7 +95,9 @@ def average(model: FaceResNet, files: Sequence[Path]) -> FaceResNet:
     states = [model.state_dict()]
     for file in files:
         if file.suffix not in WHOLE:  # an ImageNet backbone is no relative
-            raise TrainingError(f"{file} is no checkpoint or .safetensors of a whole network")
+            raise TrainingError(
+                f"{file} is no checkpoint, .safetensors or .onnx of a whole network"
+            )
         relative = FaceResNet(model.network)
         load_weights(relative, file)
         states.append(relative.state_dict())
@@ -123,6 +126,9 @@ def save_weights(model: FaceResNet, file: Path, *, half: bool = False) -> None:
 def export(model: FaceResNet, spec: ModelSpec, file: Path) -> None:
     """Write the network as fp32 ONNX with dynamic batch, height and width.
 
+    Its normalisations stay what they are, so that trainings can start from the file
+    (`load_weights`); engines fold them into the convolutions when they load it.
+
     Raises:
         TrainingError: the file's outputs are not PyTorch's; nothing is written.
     """
@@ -141,28 +147,12 @@ def export(model: FaceResNet, spec: ModelSpec, file: Path) -> None:
             input_names=[INPUT],
             output_names=list(OUTPUTS),
             verbose=False,
+            optimize=False,  # it would fold the normalisations
         )
-    assert program is not None
+        assert program is not None
+        optimizer.fold_constants(program.model)
+        optimizer.remove_unused_nodes(program.model)
     write_onnx(program.model_proto, spec, file, model)
-
-
-def fold_pixels(model: FaceResNet) -> FaceResNet:
-    """A copy that subtracts and divides by the same two numbers in all three colours.
-
-    What is left of the colours' own goes into the first convolution and its normalisation. An int8
-    network then takes the photo's bytes as they are, which saves a twentieth of its time. Outputs
-    change where the image ends, as black in the padding stands for another grey: by hundredths.
-    """
-    folded = copy.deepcopy(model)
-    mean, std = model.mean.mean(dim=0, keepdim=True), model.std.mean(dim=0, keepdim=True)
-    first, norm = folded.backbone.conv1, folded.backbone.bn1
-    assert norm.running_mean is not None
-    with torch.no_grad():
-        offset = ((mean - model.mean) / model.std).view(1, -1, 1, 1)
-        norm.running_mean -= (first.weight * offset).sum(dim=(1, 2, 3))
-        first.weight *= (std / model.std).view(1, -1, 1, 1)
-    folded.mean, folded.std = mean, std
-    return folded
 
 
 def write_onnx(
@@ -196,7 +186,7 @@ def halve(file: Path, out: Path, spec: ModelSpec) -> None:
         if values.dtype != np.float32 or values.ndim < 2:
             continue
         name = weight.name
-        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_fp16"))
+        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), name + HALF))
         casts.append(
             onnx.helper.make_node("Cast", [weight.name], [name], to=onnx.TensorProto.FLOAT)
         )

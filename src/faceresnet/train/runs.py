@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from faceresnet.atomic import replacing
+from faceresnet.engine import read_spec
 from faceresnet.errors import TrainingError
 from faceresnet.spec import ModelSpec
 from faceresnet.train import recipes
 from faceresnet.train.backbone import first_line, load_imagenet, load_state
+from faceresnet.train.fold import unfold_pixels
 from faceresnet.train.grow import grow
 from faceresnet.train.model import FaceResNet
 from faceresnet.train.narrow import narrow
@@ -26,7 +29,9 @@ JOURNAL_FILE = "metrics.jsonl"
 LAST = Path("checkpoints/last.ckpt")
 BEST = Path("checkpoints/best.ckpt")
 #: Files of a whole network's weights; others are torchvision's, of a backbone alone.
-WHOLE = (".ckpt", ".safetensors")
+WHOLE = (".ckpt", ".safetensors", ".onnx")
+#: What follows a weight's name in a .onnx file that has it in float16.
+HALF = "_fp16"
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -52,11 +57,12 @@ RESHAPINGS = {
 
 
 def load_weights(model: FaceResNet, file: Path, *, reshape: str | None = None) -> None:
-    """Start from weights: a run's checkpoint, a shipped ``.safetensors``, or torchvision's ResNet.
+    """Start from weights: a run's checkpoint, an exported file, or torchvision's ResNet.
 
     Args:
         model: what is to start.
-        file: the weights.
+        file: the weights: ``.ckpt``, ``.safetensors``, ``.onnx`` in fp32 or fp16, or else a state
+            dict of torchvision's.
         reshape: ``narrow`` or ``widen`` weights of another width of the same kind, or ``grow`` them
             into a network of bottlenecks (`RESHAPINGS`).
 
@@ -65,13 +71,17 @@ def load_weights(model: FaceResNet, file: Path, *, reshape: str | None = None) -
     """
     if file.suffix not in WHOLE:
         if reshape:
-            raise TrainingError(f"to {reshape} takes a checkpoint or .safetensors, not {file}")
+            raise TrainingError(
+                f"to {reshape} takes a checkpoint, .safetensors or .onnx, not {file}"
+            )
         load_imagenet(model.backbone, file)
         return
     fit, width = RESHAPINGS[reshape] if reshape else (None, "the same")
     try:
         if file.suffix == ".safetensors":
             state = load_file(file)
+        elif file.suffix == ".onnx":
+            state = _read_onnx(file)
         else:
             saved = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
             state = {name.removeprefix("model."): value for name, value in saved.items()}
@@ -79,8 +89,32 @@ def load_weights(model: FaceResNet, file: Path, *, reshape: str | None = None) -
     except Exception as error:
         raise TrainingError(
             f"{file} does not fit this recipe's network: {first_line(error)}. "
-            f"Expected a checkpoint or .safetensors of {width} network."
+            f"Expected a checkpoint, .safetensors, or fp32 or fp16 .onnx of {width} network."
         ) from error
+
+
+def _read_onnx(file: Path) -> dict[str, Tensor]:
+    """The weights of a model file, as they were before `export.export` and `export.halve`.
+
+    Raises:
+        ValueError: it is in int8, which has lost too much.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    precision = read_spec(file).precision
+    if precision == "int8":
+        raise ValueError("int8 is for detecting only")
+    state = {}
+    for weight in onnx.load(file).graph.initializer:
+        values = torch.tensor(numpy_helper.to_array(weight))
+        if "." in weight.name:  # of a module; others are constants
+            state[weight.name.removesuffix(HALF)] = values.float()
+    for name in [name for name in state if name.endswith(".running_mean")]:
+        seen = torch.tensor(0)  # batches, which nothing reads but a state dict must have
+        state[name.replace("running_mean", "num_batches_tracked")] = seen
+    unfold_pixels(state)
+    return state
 
 
 def make_spec(recipe: Recipe, **changes: Any) -> ModelSpec:
