@@ -18,7 +18,8 @@
 # ends by writing what must leave the machine to OUT/pieces: the averaged weights in fp16, in files
 # under 16 MiB with their sums. On a fresh machine OUT/pieces is enough to go on from; the
 # optimiser starts anew there. Trained to the end, and given a folder with validation photos, it
-# exports OUT/faceresnet-50.onnx (fp16) and OUT/faceresnet-50-int8.onnx, with their AP on these.
+# exports OUT/faceresnet-50-fp16.onnx and OUT/faceresnet-50.onnx (int8), with their AP on these.
+# LICENCE is what the model files say of the data.
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,4p' "$0" | cut -c3- >&2; exit 2; }
 data=$1 out=$2
@@ -27,6 +28,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 corrections=${CORRECTIONS-$here/faceresnet-n-corrections.csv.gz}
 limit_s=${TIME_LIMIT_S:-540}
 start=${START-faceresnet-n}
+licence=${LICENCE-non-commercial research only: trained on WIDER FACE and other photos released for \
+research; see MODEL_CARD.md}
 run=$out/run pieces=$out/pieces weights=$out/run/weights.safetensors
 faceresnet=(faceresnet)
 if ! command -v faceresnet >/dev/null; then
@@ -101,10 +104,10 @@ fi
 
 if [ -e "$run/done" ] && [ -e "$data/wider_face_split/wider_face_val_bbx_gt.txt" ]; then
   for precision in fp16 int8; do
-    model=$out/faceresnet-50.onnx
-    [ "$precision" = fp16 ] || model=$out/faceresnet-50-int8.onnx
+    model=$out/faceresnet-50-fp16.onnx
+    [ "$precision" = fp16 ] || model=$out/faceresnet-50.onnx
     [ -e "$model" ] || "${faceresnet[@]}" export "$run" --checkpoint "$weights" --out "$model" \
-      "--$precision" --data "$data" --name faceresnet-50
+      "--$precision" --data "$data" --licence "$licence"
   done
   hand_over "$out"/faceresnet-50*.onnx
 fi

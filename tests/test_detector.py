@@ -185,6 +185,13 @@ def test_one_look_where_there_is_no_crowd_or_it_is_not_asked_for(blob_model, cou
     assert len(shapes) == 1
 
 
+def test_a_look_larger_than_any_tile_is_not_taken_again(blob_model):
+    detector = FaceDetector(blob_model, threads=1, tile=False, pyramid=False)
+    shapes = count_looks(detector)
+    assert len(detector(crowd_image((128, 2_080), count=8))) == 8
+    assert shapes == [(1, 128, 2_080, 3)]
+
+
 def test_only_the_tile_with_a_crowd_is_looked_at_again(blob_model):
     detector = FaceDetector(blob_model, threads=1, tile=640, pyramid=False)
     shapes = count_looks(detector)

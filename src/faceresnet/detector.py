@@ -118,7 +118,8 @@ class FaceDetector:
         pyramid: look at large photos at reduced scales as well, so that faces too large for the
             model's anchors are found; costs little.
         crowds: look again, enlarged, where a crowd of small faces shows: finds more of them, and
-            photos of crowds take three times as long.
+            photos of crowds take three times as long. A look at more than 2,048 px, as without tiles,
+            is not taken again.
         engine: ``openvino`` or ``onnxruntime``.
         device: where the engine runs: cpu, gpu, cuda, …
         threads: on the CPU; by default one for each core.
@@ -317,7 +318,7 @@ class FaceDetector:
             boxes, scores = postprocess(
                 its_logits, its_deltas, anchors, self.spec, least, look.view.look_size
             )
-            crowd = self.crowds and look.view.level == 0 and shows_crowd(boxes, scores)
+            crowd = self.crowds and look.view.may_come_closer and shows_crowd(boxes, scores)
             boxes, scores = look.view.place(boxes, scores, look.photo_size)
             suspects = bool((its_logits[large] >= suspicion).any())
             look.found.append(_Found(boxes, scores, look.view, suspects, crowd))

@@ -84,6 +84,11 @@ class View:
         """(height, width) px of what the network sees."""
         return _scaled(self.size, self.zoom)
 
+    @property
+    def may_come_closer(self) -> bool:
+        """Whether a closer look is one of a size that memory is meant for."""
+        return self.level == 0 and max(self.look_size) <= TILE_FROM
+
     def closer(self) -> View:
         """The same window enlarged, for the faces of a crowd."""
         return replace(self, zoom=CLOSER, sizes=(0.0, CLOSER_SIDE * REACH))

@@ -90,9 +90,9 @@ def test_calls_that_are_cut_off_on_two_machines_end_in_the_models(data, tmp_path
     assert iterations(there) == list(range(1, reached + 3))
     assert json.loads((there / "run/recipe.json").read_text())["schedule"]["start"] == reached
     assert read_split(there / "corrected", "train")[0].ignore[-1]
-    for model, precision in (("faceresnet-50", "fp16"), ("faceresnet-50-int8", "int8")):
+    for model, precision in (("faceresnet-50-fp16", "fp16"), ("faceresnet-50", "int8")):
         spec = read_spec(there / f"{model}.onnx")
-        assert (spec.name, spec.precision) == ("faceresnet-50", precision)
+        assert (spec.name, spec.precision) == (model, precision)
         assert set(spec.measured) == {"all", "event"}
         pieces = sorted((there / "pieces").glob(f"{model}.onnx.*"))
         assert b"".join(p.read_bytes() for p in pieces) == (there / f"{model}.onnx").read_bytes()
