@@ -118,8 +118,8 @@ class FaceDetector:
         pyramid: look at large photos at reduced scales as well, so that faces too large for the
             model's anchors are found; costs little.
         crowds: look again, enlarged, where a crowd of small faces shows: finds more of them, and
-            photos of crowds take three times as long. A look at more than 2,048 px, as without tiles,
-            is not taken again.
+            photos of crowds take three times as long. A look at more than 2,048 px, as there are
+            without tiles, is not taken again.
         engine: ``openvino`` or ``onnxruntime``.
         device: where the engine runs: cpu, gpu, cuda, …
         threads: on the CPU; by default one for each core.
