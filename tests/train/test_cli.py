@@ -184,8 +184,11 @@ def test_weights_are_averaged_with_those_of_relatives(capsys, trained, tmp_path)
     save_file(state, relatives[0])  # of which a tensor is missing
     said = refuse(capsys, "export", trained, "--out", tmp_path / "no.onnx", *averaged)
     assert f"{relatives[0]} does not fit this recipe's network: {name} is missing" in said
-    said = refuse(capsys, "export", trained, "--out", own, "--average", tmp_path / "resnet50.pth")
-    assert "resnet50.pth is no checkpoint, .safetensors or .onnx of a whole network" in said
+    backbone = tmp_path / "resnet50.pth"
+    backbone.touch()
+    for option in ("--average", "--checkpoint"):
+        said = refuse(capsys, "export", trained, "--out", own, option, backbone)
+        assert "resnet50.pth is no checkpoint, .safetensors or .onnx of a whole network" in said
 
 
 def test_a_run_becomes_a_model(capsys, trained, tmp_path):

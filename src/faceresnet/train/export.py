@@ -49,7 +49,7 @@ def load_run(folder: Path, checkpoint: str | Path = "best") -> tuple[Recipe, Fac
     recipe = read_recipe(folder)
     file = folder / (BEST if checkpoint == "best" else LAST)
     if isinstance(checkpoint, Path):
-        file = checkpoint
+        file = _whole(checkpoint)
     elif not file.exists():
         file = folder / LAST
     if not file.exists():
@@ -57,6 +57,17 @@ def load_run(folder: Path, checkpoint: str | Path = "best") -> tuple[Recipe, Fac
     model = FaceResNet(recipe.network)
     load_weights(model, file)
     return recipe, model.eval()
+
+
+def _whole(file: Path) -> Path:
+    """The file, if it is one of a whole network's weights: an ImageNet backbone detects nothing.
+
+    Raises:
+        TrainingError: it is not.
+    """
+    if file.suffix not in WHOLE:
+        raise TrainingError(f"{file} is no checkpoint, .safetensors or .onnx of a whole network")
+    return file
 
 
 def cut_down(model: FaceResNet, network: Network) -> FaceResNet:
