@@ -38,7 +38,7 @@ PUBLISHED: dict[str, Published] = {}
 
 def shipped() -> dict[str, Path]:
     """Models in the package: name → file."""
-    return {path.stem: path for path in sorted(SHIPPED.glob("*.onnx"))}
+    return dict(sorted((path.stem, path) for path in SHIPPED.glob("*.onnx")))
 
 
 def locate(model: str | os.PathLike[str] = DEFAULT_MODEL) -> Path:

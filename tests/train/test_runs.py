@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from faceresnet.cli.training import weights_file
 from faceresnet.engine import read_spec
 from faceresnet.errors import TrainingError
 from faceresnet.train import recipes
@@ -41,12 +42,22 @@ def test_a_folder_without_a_recipe_is_no_run(tmp_path, content):
         read_recipe(tmp_path)
 
 
-def test_the_shipped_weights_fit_the_recipe_of_their_name():
-    recipe = recipes.recipe("faceresnet-n")
-    load_weights(FaceResNet(recipe.network), SHIPPED / "faceresnet-n.safetensors")
-    shipped = read_spec(SHIPPED / "faceresnet-n.onnx")
+@pytest.mark.parametrize(
+    ("name", "file", "made_by"),
+    [
+        ("faceresnet-n", "faceresnet-n.safetensors", "faceresnet-n"),
+        ("faceresnet-50", "faceresnet-50-fp16.onnx", "faceresnet-50-cpu"),
+    ],
+)
+def test_the_shipped_weights_fit_the_recipe_that_made_them(name, file, made_by):
+    recipe = recipes.recipe(made_by)
+    assert weights_file(name) == SHIPPED / file
+    load_weights(FaceResNet(recipe.network), weights_file(name))
+    shipped = read_spec(SHIPPED / f"{name}.onnx")
+    assert (shipped.name, shipped.precision, shipped.recipe) == (name, "int8", recipe.name)
     assert shipped.levels == recipe.network.levels
-    assert (shipped.recipe, shipped.largest_face) == (recipe.name, recipe.largest_face)
+    assert (shipped.largest_face, shipped.excess) == (recipe.largest_face, recipe.excess)
+    assert "non-commercial" in shipped.licence
 
 
 def test_weights_of_another_network_are_refused_in_one_line(tmp_path):
