@@ -35,7 +35,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder.", metavar="RUN")],
     data: DataOption = None,
     recipe: Annotated[
-        str, typer.Option(help="paper, faceresnet-50 or faceresnet-n.")
+        str, typer.Option(help="paper, faceresnet-50, faceresnet-50-cpu or faceresnet-n.")
     ] = "faceresnet-n",
     init: Annotated[
         str | None,

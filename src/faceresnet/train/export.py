@@ -105,12 +105,8 @@ def average(model: FaceResNet, files: Sequence[Path]) -> FaceResNet:
     """
     states = [model.state_dict()]
     for file in files:
-        if file.suffix not in WHOLE:  # an ImageNet backbone is no relative
-            raise TrainingError(
-                f"{file} is no checkpoint, .safetensors or .onnx of a whole network"
-            )
         relative = FaceResNet(model.network)
-        load_weights(relative, file)
+        load_weights(relative, _whole(file))
         states.append(relative.state_dict())
     mean = {
         name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)

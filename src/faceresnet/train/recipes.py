@@ -425,8 +425,8 @@ def faceresnet_50() -> Recipe:
     ``scripts/train-faceresnet-50.sh DATA OUT``
 
     ResNet-50; three anchors of one ratio from 4.6 to 576 px on strides 4 to 32, lighter heads, and
-    the better loss, assignment and augmentation: 27.4 GMAC at 512×512, in int8 78 ms on two CPU
-    cores, 33 ms with AMX (docs/results.md). It starts as `faceresnet_n`, planted into it but for
+    the better loss, assignment and augmentation: 27.4 GMAC at 512×512, in int8 49 ms on two CPU
+    cores, 24 ms with AMX (docs/results.md). It starts as `faceresnet_n`, planted into it but for
     its last block (`grow`), which asks for no max pooling. One size of images, as a network is
     compiled for each; 512,000 of them, for about 16 minutes on one H100 or H200 (docs/gpu.md has
     the arithmetic; nobody has measured it).

@@ -102,13 +102,12 @@ def _read_onnx(file: Path) -> dict[str, Tensor]:
     import onnx
     from onnx import numpy_helper
 
-    precision = read_spec(file).precision
-    if precision == "int8":
+    if read_spec(file).precision == "int8":
         raise ValueError("int8 is for detecting only")
     state = {}
     for weight in onnx.load(file).graph.initializer:
-        values = torch.tensor(numpy_helper.to_array(weight))
         if "." in weight.name:  # of a module; others are constants
+            values = torch.tensor(numpy_helper.to_array(weight))
             state[weight.name.removesuffix(HALF)] = values.float()
     for name in [name for name in state if name.endswith(".running_mean")]:
         seen = torch.tensor(0)  # batches, which nothing reads but a state dict must have
