@@ -43,7 +43,7 @@ class Terminal:
 
     def __enter__(self) -> None:
         if self._line:
-            self._line.start()
+            self._line.start(refresh=True)
 
     def __exit__(
         self,

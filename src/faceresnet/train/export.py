@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnxscript import optimizer
 from safetensors.torch import save_file
 
 from faceresnet import images
@@ -139,6 +138,8 @@ def export(model: FaceResNet, spec: ModelSpec, file: Path) -> None:
     Raises:
         TrainingError: the file's outputs are not PyTorch's; nothing is written.
     """
+    from onnxscript import optimizer
+
     model = fold_pixels(model.cpu().eval())
     # Several cells on every level: the exporter takes a side of 1 for a constant.
     side = max(spec.size_multiple, *(level.stride for level in spec.levels))

@@ -468,16 +468,10 @@ def faceresnet_50_cpu() -> Recipe:
     iterations and 1 h 59 min on two cores with AMX, beside other work; AP .897 on facecount and
     .522 on wider_small in fp32.
     """
-    large = faceresnet_50()
     return replace(
-        large,
+        faceresnet_50(),
         name="faceresnet-50-cpu",
-        augmentation=replace(
-            large.augmentation,
-            sizes=(256,),
-            grids=(0.55, 0.2, 0.15, 0.1),
-            face_px=(4.0, 600.0),
-        ),
+        augmentation=replace(faceresnet_n().augmentation, sizes=(256,)),
         schedule=Schedule(
             iterations=4_600,
             batch=8,

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from faceresnet.atomic import replacing
-from faceresnet.engine import read_spec
 from faceresnet.errors import TrainingError
 from faceresnet.spec import ModelSpec
 from faceresnet.train import recipes
@@ -102,10 +101,12 @@ def _read_onnx(file: Path) -> dict[str, Tensor]:
     import onnx
     from onnx import numpy_helper
 
-    if read_spec(file).precision == "int8":
+    proto = onnx.load(file)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    if ModelSpec.from_metadata(metadata, str(file)).precision == "int8":
         raise ValueError("int8 is for detecting only")
     state = {}
-    for weight in onnx.load(file).graph.initializer:
+    for weight in proto.graph.initializer:
         if "." in weight.name:  # of a module; others are constants
             values = torch.tensor(numpy_helper.to_array(weight))
             state[weight.name.removesuffix(HALF)] = values.float()
