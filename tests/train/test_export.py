@@ -227,6 +227,22 @@ def test_int8_of_one_head(calibration, tmp_path):
     check_int8(tmp_path / "int8.onnx", heads=len(spec.levels), widths={5})
 
 
+def test_int8_ranges_are_the_mean_of_the_photos(file, spec, calibration, tmp_path):
+    def scales(name, photos):
+        quantise(file, tmp_path / name, spec.replace(precision="int8"), photos)
+        proto = onnx.load(tmp_path / name)
+        values = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+        return {n.input[0]: values[n.input[1]] for n in proto.graph.node if is_rounding(n)}
+
+    one, two = (scales(f"{i}.onnx", [calibration[i]]) for i in range(2))
+    both = scales("both.onnx", calibration[:2])
+    assert both.keys() == one.keys()
+    differing = [name for name in both if abs(one[name] - two[name]) > 0.01 * both[name]]
+    assert len(differing) > 5
+    for name in both:
+        assert both[name] == pytest.approx((one[name] + two[name]) / 2, rel=1e-5)
+
+
 def check_int8(file, heads, widths):
     """All convolutions are in int8; what so many last ones, of so many outputs, give is float."""
     proto = onnx.load(file)

@@ -235,6 +235,9 @@ def check(file: Path, model: FaceResNet) -> float:
 def quantise(file: Path, out: Path, spec: ModelSpec, calibration: Sequence[Photo]) -> None:
     """Write an int8 copy of a fp32 model: QDQ, weights by channel, activations calibrated.
 
+    The range of an activation is the mean of its photos' ranges: that of all photos together is
+    what a single one makes it, and leaves the others few of the 256 values.
+
     One file serves ONNX Runtime and OpenVINO. All convolutions are in int8, but what the last ones
     give stays in fp32: scores and boxes are made of it.
 
@@ -262,7 +265,7 @@ def quantise(file: Path, out: Path, spec: ModelSpec, calibration: Sequence[Photo
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
             nodes_to_exclude=after,
-            extra_options={"ActivationSymmetric": False},
+            extra_options={"ActivationSymmetric": False, "CalibMovingAverage": True},
         )
         proto = onnx.load(quantised)
         # Enlarged levels have the values they had before: rounding them again only takes time.
