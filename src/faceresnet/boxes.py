@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Float32, Int64, Shaped
 from numpy.typing import NDArray
 
+from faceresnet.telemetry import import_openvino
+
 if TYPE_CHECKING:
     import openvino
 
@@ -187,9 +189,8 @@ def _nms_request() -> openvino.InferRequest:
 @cache
 def _nms_model() -> openvino.CompiledModel:
     """OpenVINO's greedy NMS as a model of one operator, for any number of boxes."""
-    import openvino
-    from openvino import opset13 as ops
-
+    openvino = import_openvino()
+    ops = openvino.opset13
     boxes = ops.parameter([1, -1, 4], np.float32)
     scores = ops.parameter([1, 1, -1], np.float32)
     iou_threshold = ops.parameter([], np.float32)

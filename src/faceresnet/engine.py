@@ -21,6 +21,7 @@ from jaxtyping import Float32, UInt8
 
 from faceresnet.errors import EngineError, MissingExtraError, ModelError
 from faceresnet.spec import METADATA_KEY, ModelSpec
+from faceresnet.telemetry import import_openvino
 
 if TYPE_CHECKING:
     import openvino
@@ -133,9 +134,7 @@ def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
     Raises:
         ModelError: the file is missing, broken or not ours.
     """
-    import openvino
-
-    return _spec_of(_read_model(openvino.Core(), Path(path)), Path(path))
+    return _spec_of(_read_model(import_openvino().Core(), Path(path)), Path(path))
 
 
 def _read_model(core: openvino.Core, path: Path) -> openvino.Model:
@@ -169,9 +168,7 @@ def _last_line(error: Exception) -> str:
 def _open_openvino(
     path: Path, device: str, threads: int | None, repeatable: bool
 ) -> tuple[ModelSpec, Infer]:
-    import openvino
-
-    core = openvino.Core()
+    core = import_openvino().Core()
     available = [name.lower() for name in core.available_devices]
     if device not in available and f"{device}.0" not in available:
         raise EngineError(
@@ -263,11 +260,10 @@ class _OpenVino:
             return self._any
 
     def _compile(self, shape: tuple[int, ...]) -> _Compiled:
-        import openvino
-
         model = self._model.clone()
         model.reshape(list(shape))
-        return _Compiled(openvino.Core().compile_model(model, self._device, self._options))
+        core = import_openvino().Core()
+        return _Compiled(core.compile_model(model, self._device, self._options))
 
 
 class _Compiled:
