@@ -156,11 +156,25 @@ def test_nobody_looks_at_photos_that_nobody_waits_for(make, fake):
     busy(batcher, fake)
     jobs = submit(batcher, (32, 32), (32, 32), (64, 64))
     wait_until_ready(batcher, 3)
-    jobs[0].future.cancel()
-    jobs[2].future.cancel()
+    batcher.forget([jobs[0], jobs[2]])
     finish(fake, jobs[1:2])
     wait_for(lambda: batcher.held == 0)
     assert fake.batches[1:] == [[(32, 32)]]
+
+
+def test_photos_that_nobody_waits_for_leave_the_queue_at_once(make, fake):
+    batcher = make(batch_size=1)
+    first = busy(batcher, fake)
+    jobs = submit(batcher, *[(32, 32)] * 5)
+    wait_until_ready(batcher, 2)
+    batcher.forget(jobs)
+    assert batcher.held == 3  # that in work and two that were read
+    assert not batcher._waiting
+    assert all(job.future.cancelled() for job in jobs)
+    batcher.forget([first, *jobs])  # once more does no harm
+    assert batcher.held == 3
+    fake.gate.set()
+    wait_for(lambda: batcher.held == 0)
 
 
 def test_photos_that_wait_stay_encoded(make, fake):

@@ -99,7 +99,11 @@ def test_addresses_that_are_refused(url, no_connections):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "http://", "http://[::1", "http://a b/", "x" * 3000, "http://\x00/"]
+    "url",
+    [
+        *("", "http://", "http://[::1", "http://a b/", "x" * 3000, "http://\x00/"),
+        *("http://8.8.8.8:99999/", "http://8.8.8.8:0/", "http://xn--a/"),
+    ],
 )
 def test_what_is_no_address(url, no_connections):
     assert run(url) in ("address_refused", "invalid_request", "fetch_failed")
@@ -211,6 +215,8 @@ def test_redirects_are_checked_again(site):
         "http://user@1.1.1.1/",
     ):
         assert run(f"{base}/to/{target}", networks=LOOPBACK) == "address_refused"
+    for target in ("http://127.0.0.1:99999/", "http://xn--a/", "http://[::1"):
+        assert run(f"{base}/to/{target}", networks=LOOPBACK) in ("invalid_request", "fetch_failed")
     hosts.clear()
     assert run(f"{base}/to/" * 9, networks=LOOPBACK) == "fetch_failed"
     assert len(hosts) == 4
@@ -246,3 +252,9 @@ def test_addresses_through_the_service(serve, fake, site):
     refused = client.post("/v1/detect", json={"url": "http://10.0.0.1/"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "address_refused")
     assert client.app.state.service.held.now == 0
+
+
+def test_a_slow_address_is_no_slow_body(serve, fake, site):
+    client = serve(fetch_urls=True, url_networks=LOOPBACK, timeout_s=0.3)
+    refused = client.post("/v1/detect", json={"url": f"http://127.0.0.1:{site[0]}/slow"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "fetch_failed")

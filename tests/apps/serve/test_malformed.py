@@ -150,3 +150,15 @@ def test_malformed_uploads(uploads, fake):
         wait_for(lambda: service.batcher.held == service.batcher._pixels == 0)
     assert statuses == {413, 415, 422}
     assert memory[1] - memory[0] < 30_000_000  # the second half finds everything warm
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_any_is_decoded(serve):
+    """Each passes over the whole photo: a few kB would take minutes."""
+    photo = encode(blob_image((32, 32)), "JPEG", progressive=True)
+    scan = photo[photo.rindex(b"\xff\xda") : -2]
+    client = serve()
+    few, many = (photo[:-2] + count * scan + photo[-2:] for count in (50, 100))
+    assert client.post("/v1/detect", content=few).status_code == 200
+    refused = client.post("/v1/detect", content=many)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "unreadable_image")
+    assert "scans" in refused.json()["error"]["message"]

@@ -164,7 +164,10 @@ class Service:
             uploads = await receive(request, settings, intake, self.fetcher)
             jobs = [Job(upload.content, threshold, max_side) for upload in uploads]
             batcher.submit(jobs)
-            found = await _answered(request, jobs, settings.timeout_s)
+            try:
+                found = await _answered(request, jobs, settings.timeout_s)
+            finally:
+                batcher.forget(jobs)
         named = []
         for index, (upload, outcome) in enumerate(zip(uploads, found, strict=True)):
             if isinstance(outcome, Refusal):
@@ -203,8 +206,6 @@ async def _answered(
     finally:
         results.cancel()
         gone.cancel()
-        for job in jobs:  # whose photo nobody waits for is not looked at
-            job.future.cancel()
 
 
 async def _disconnected(request: Request) -> None:

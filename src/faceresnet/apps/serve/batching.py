@@ -68,7 +68,7 @@ class Job:
         content: the file; dropped when it is read.
         threshold: least score to report.
         max_side: reduce it to this longer side, px.
-        future: of its `Found`; who cancels it is not interested any more.
+        future: of its `Found`; cancelled by `Batcher.forget`.
     """
 
     content: bytes
@@ -169,6 +169,16 @@ class Batcher:
             self._held += len(jobs)
             self._waiting.extend(jobs)
             self._to_read.notify(len(jobs))
+
+    def forget(self, jobs: Sequence[Job]) -> None:
+        """Nobody waits for these photos any more: those that nobody has begun with are let go."""
+        with self._lock:
+            for job in jobs:
+                if job in self._waiting:
+                    self._waiting.remove(job)
+                    self._held -= 1
+        for job in jobs:
+            job.future.cancel()
 
     def close(self) -> None:
         """Stop the threads; what is waiting still is refused."""

@@ -113,7 +113,7 @@ class Fetcher:
             raise Refusal(
                 "fetch_failed", f"the address did not answer within {self._timeout_s:g} s"
             ) from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             # What exactly failed would tell strangers about the network.
             raise Refusal("fetch_failed", "the address could not be connected to") from error
 
@@ -182,13 +182,15 @@ def _parse(url: str) -> httpx.URL:
         raise Refusal("invalid_request", f"the address has more than {URL_LENGTH} characters")
     try:
         target = httpx.URL(url)
-        host = target.raw_host.decode("ascii")
+        host = target.raw_host.decode("ascii") and target.host  # decoding it may fail, too
     except (httpx.InvalidURL, UnicodeError, ValueError) as error:
         raise Refusal("invalid_request", "the address is no URL") from error
     if target.scheme not in ("http", "https") or not host:
         raise Refusal("address_refused", "the address must start with http:// or https://")
     if target.userinfo:
         raise Refusal("address_refused", "the address must not hold a user name or password")
+    if target.port is not None and not 0 < target.port < 65_536:
+        raise Refusal("invalid_request", f"the port must lie in 1..65535, got {target.port}")
     return target
 
 

@@ -22,6 +22,8 @@ KINDS = {
     "BMP": "image/bmp",
     "TIFF": "image/tiff",
 }
+#: Most scans of a JPEG; progressive ones have some ten, and each passes over the whole photo.
+MAX_SCANS = 100
 #: First bytes of a file → its kind.
 _STARTS = {
     b"\xff\xd8\xff": "JPEG",
@@ -57,6 +59,11 @@ def measure(content: bytes, max_pixels: int) -> int:
         raise Refusal(
             "unsupported_type",
             "this is no photo of a kind that is read here, which are: " + ", ".join(KINDS),
+        )
+    # No compressed data holds these two bytes; a preview in the metadata may.
+    if kind == "JPEG" and (scans := content.count(b"\xff\xda")) > MAX_SCANS:
+        raise Refusal(
+            "unreadable_image", f"the JPEG file has {scans:,} scans, at most {MAX_SCANS} are read"
         )
     try:
         with images.open_lazily(io.BytesIO(content), formats=[kind]) as photo:

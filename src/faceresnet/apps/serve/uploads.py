@@ -96,30 +96,42 @@ async def receive(
     claimed = request.headers.get("content-length", "0")
     if claimed.isdecimal() and int(claimed) > settings.max_bytes:
         raise _too_large(settings.max_bytes)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         async with asyncio.timeout(settings.timeout_s):
-            return await _receive(request, settings, intake, fetcher)
+            if kind != "application/json":
+                return await _photos(request, kind, settings, intake)
+            addresses = _addresses(await _whole(request, intake, JSON_BYTES), settings.max_images)
     except TimeoutError as error:
         raise Refusal(
             "upload_timeout", f"the body did not arrive within {settings.timeout_s:g} s"
         ) from error
+    return await _fetched(addresses, settings, intake, fetcher)
 
 
-async def _receive(
-    request: Request, settings: Settings, intake: Intake, fetcher: Fetcher | None
+async def _fetched(
+    addresses: list[str], settings: Settings, intake: Intake, fetcher: Fetcher | None
 ) -> list[Upload]:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if fetcher is None:
+        raise Refusal(
+            "url_disabled",
+            "this service fetches no addresses: send the photo itself, or start it with "
+            "--fetch-urls",
+        )
+    try:
+        async with asyncio.timeout(settings.timeout_s):
+            return [
+                Upload(await fetcher.fetch(address, intake.add), address) for address in addresses
+            ]
+    except TimeoutError as error:
+        raise Refusal(
+            "fetch_failed", f"the addresses did not answer within {settings.timeout_s:g} s"
+        ) from error
+
+
+async def _photos(request: Request, kind: str, settings: Settings, intake: Intake) -> list[Upload]:
     if kind == "multipart/form-data":
         return await _from_form(request, settings, intake)
-    if kind == "application/json":
-        addresses = _addresses(await _whole(request, intake, JSON_BYTES), settings.max_images)
-        if fetcher is None:
-            raise Refusal(
-                "url_disabled",
-                "this service fetches no addresses: send the photo itself, or start it with "
-                "--fetch-urls",
-            )
-        return [Upload(await fetcher.fetch(address, intake.add), address) for address in addresses]
     if kind in ("", "application/octet-stream") or kind.startswith("image/"):
         content = await _whole(request, intake, settings.max_bytes)
         if not content:
