@@ -64,6 +64,9 @@ def make_clip(
         if rotation is not None:
             video.set_display_rotation(rotation)
         tone = container.add_stream(sound, rate=48_000) if sound else None
+        if sound == "vorbis":
+            tone.codec_context.layout = "stereo"
+            tone.codec_context.options = {"strict": "experimental"}
         for number, time_s in enumerate(times_s):
             frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
             frame.pts, frame.time_base = round(time_s / base), base

@@ -248,3 +248,17 @@ def test_halving_first_gives_nearly_the_same_average():
         done = images.resize(photo, size)
         assert done.shape == direct.shape
         assert np.abs(done.astype(int) - direct).mean() < 1.5
+
+
+def test_no_program_is_run_for_a_file(tmp_path, monkeypatch):
+    """EPS is a program, for which Pillow calls another one, whatever the file is named."""
+
+    def runs(*_, **__):
+        raise AssertionError("it ran")
+
+    monkeypatch.setattr("subprocess.Popen", runs)
+    monkeypatch.setattr("subprocess.check_call", runs)
+    file = tmp_path / "holiday.jpg"
+    file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\n")
+    with pytest.raises(ImageError, match="EPS, a program and no photo"):
+        images.read(file)

@@ -119,11 +119,18 @@ def open_lazily(
     Args:
         file: path or binary file.
         formats: Pillow's names of those that it may be of; None for all.
+
+    Raises:
+        ImageError: it is EPS, a program that Pillow would hand to another one, Ghostscript.
     """
     from PIL import Image as PILImage
 
     with pillow_limit_lifted:
-        return PILImage.open(file, formats=formats)
+        photo = PILImage.open(file, formats=formats)
+    if photo.format == "EPS":
+        photo.close()
+        raise ImageError("it is EPS, a program and no photo: convert it to PNG first")
+    return photo
 
 
 def _name(source: object) -> str:

@@ -1,5 +1,6 @@
 import errno
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,33 @@ def test_titles_are_copied_unless_unwanted(tmp_path):
         with av.open(str(tmp_path / "b.mp4")) as container:
             assert container.metadata.get("title") == ("Holiday" if metadata else None)
             assert ("location" in container.metadata) == metadata
+
+
+def tell(source, target, comment):
+    """The film with a comment in the header of its Vorbis sound."""
+    empty = b"\x03vorbis" + bytes(8) + b"\x01"
+    told = b"\x03vorbis" + struct.pack("<III", 0, 1, len(comment)) + comment + b"\x01"
+    with av.open(str(source)) as film, av.open(str(target), "w") as container:
+        sound = film.streams.audio[0]
+        copies = {stream: container.add_stream_from_template(stream) for stream in film.streams}
+        header = bytes(sound.codec_context.extradata)
+        assert header[2] == len(empty)
+        header = header[:2] + bytes([len(told)]) + header[3:].replace(empty, told)
+        copies[sound].codec_context.extradata = header
+        for packet in film.demux():
+            if packet.dts is not None:
+                packet.stream = copies[packet.stream]
+                container.mux(packet)
+
+
+def test_sound_that_tells_whose_it_is_is_encoded_anew(tmp_path):
+    source = make_clip(tmp_path / "plain.mkv", frames=20, sound="vorbis")
+    tell(source, tmp_path / "a.mkv", b"ARTIST=Anna")
+    for metadata in (True, False):
+        copy(tmp_path / "a.mkv", tmp_path / "b.mkv", metadata=metadata)
+        assert (b"Anna" in (tmp_path / "b.mkv").read_bytes()) == metadata
+        with av.open(str(tmp_path / "b.mkv")) as container:
+            assert sum(frame.samples for frame in container.decode(audio=0)) > 10_000
 
 
 def test_turned_films_are_written_upright(tmp_path):

@@ -140,7 +140,9 @@ class VideoWriter:
     def _add_tone(self, av: Any, source: av.AudioStream) -> _Tone | None:
         """A stream for the sound of a stream: copied, encoded anew, or none."""
         codec = source.codec_context.name
-        if codec in MP4_SOUND or self.target.suffix.lower() not in (".mp4", ".m4v"):
+        # Vorbis tells artist and place in the header without which nobody can play it.
+        tells = codec == "vorbis" and not self._metadata
+        if not tells and (codec in MP4_SOUND or self.target.suffix.lower() not in (".mp4", ".m4v")):
             try:
                 copy = self._container.add_stream_from_template(source)
             except (ValueError, av.FFmpegError):

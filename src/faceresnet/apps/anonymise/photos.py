@@ -200,8 +200,10 @@ def _cover(
     covered = np.ascontiguousarray(colours)
     cover(covered, boxes, covering, black=(0, 0, 0, 255) if mode == "CMYK" else 0)
     if mode in _ALPHA:
-        covered[pixels[:, :, -1] == 0] = 0  # what nobody sees, nobody can have looked at
-        covered = np.concatenate([covered, pixels[:, :, -1:]], axis=2)
+        alpha = np.ascontiguousarray(pixels[:, :, -1:])
+        cover(alpha, boxes, covering, black=255)  # it may hold a picture of its own
+        covered[alpha[:, :, 0] == 0] = 0  # what nobody sees, nobody can have looked at
+        covered = np.concatenate([covered, alpha], axis=2)
     if mode == "I":
         covered = np.rint(covered).astype(np.int32)
     return PILImage.frombytes(mode, frame.size, _bytes(covered, mode))
