@@ -166,7 +166,8 @@ def _convert(image: PILImage.Image, name: str, max_pixels: int | None) -> Image:
     try:
         with pillow_limit_lifted:
             image.load()
-            return np.ascontiguousarray(_rgb(_upright(image)))
+            sixteen = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
+            return np.ascontiguousarray(_rgb(_upright(image), sixteen=sixteen))
     except Exception as error:  # decoders raise whatever their format's parser stumbles over
         raise ImageError(f"cannot read {name}: {_reason(error)}") from error
 
@@ -181,13 +182,14 @@ def _upright(image: PILImage.Image) -> PILImage.Image:
         return image
 
 
-def _rgb(image: PILImage.Image) -> np.ndarray:
+def _rgb(image: PILImage.Image, *, sixteen: bool) -> np.ndarray:
+    """Pixels of an image; `sixteen` tells deep greys of 16 bits from others."""
     from PIL import Image as PILImage
 
     if image.mode == "RGB" and "transparency" not in image.info:
         return np.asarray(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        grey = _to_8_bits(np.asarray(image), sixteen=image.mode.startswith("I;16"))
+        grey = _to_8_bits(np.asarray(image), sixteen=sixteen)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.has_transparency_data:
         opaque = PILImage.new("RGBA", image.size, (*BACKGROUND, 255))
