@@ -3,6 +3,7 @@ import http.server
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -301,6 +302,7 @@ def test_max_pixels(photos, run):
     assert status == 1
     assert "--max-pixels" in err
     assert run("detect", "a/x.png", "--max-pixels", "0")[0] == 0
+    assert run("detect", "a/x.png", "--max-pixels", "-1")[0] == 2
 
 
 def test_models_lists_what_is_shipped(run, blob_model, monkeypatch):
@@ -312,6 +314,14 @@ def test_models_lists_what_is_shipped(run, blob_model, monkeypatch):
     assert "fp32" in row
     assert "AP VGA blobs: 1.000" in row
     assert "none" in row
+
+
+def test_names_of_models_can_be_searched_for(run, blob_model, tmp_path, monkeypatch):
+    name = "a-model-whose-name-is-long"
+    shutil.copy(blob_model, tmp_path / f"{name}.onnx")
+    monkeypatch.setattr(weights, "SHIPPED", tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert name in run("models")[1]
 
 
 def test_models_of_an_empty_installation(run, tmp_path, monkeypatch):

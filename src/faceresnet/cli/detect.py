@@ -141,7 +141,7 @@ def models(
     table = Table(box=None, header_style="bold", pad_edge=False)
     columns = ["model", "MB", "precision", "measured AP", "threshold", "licence of the weights"]
     for column in columns + ["ms at 640×480"] * speed:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "model")
     for name, path in shipped.items():
         spec = read_spec(path)
         measured = "\n".join(f"{what}: {value:.3f}" for what, value in spec.measured.items())

@@ -74,6 +74,7 @@ MaxPixels = Annotated[
     int | None,
     typer.Option(
         help="Refuse photos of more pixels; 0 allows any.",
+        min=0,
         show_default="200,000,000",
         rich_help_panel=DETECTOR,
     ),
