@@ -15,7 +15,8 @@ MASK = "***"
 _ADDRESS = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<rest>[^\s'\"<>]*)", re.IGNORECASE)
 #: Values that cameras take in the path or the query: ``/user=admin_password=1234_channel=1``.
 _SECRET = re.compile(
-    r"((?:user|login|pass|passwd|pwd|pw|psw|token|key|auth|secret|sign)\w*?)=([^&\s/;?#'\"]*)",
+    r"((?:user|login|pass|passwd|pwd|pw|psw|token|key|auth|secret|sign|pin|code(?!c))\w*?|\bp)"
+    r"=([^&\s/;?#'\"]*)",
     re.IGNORECASE,
 )
 _IPV6 = re.compile(r"\[[0-9a-f:.]+\](:[0-9]+)?", re.IGNORECASE)
