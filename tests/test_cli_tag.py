@@ -94,6 +94,20 @@ def test_options(photos, run):
     assert not Path("a/b/y.png.xmp").exists()
 
 
+def test_photos_of_one_sidecar_are_named_and_the_first_is_done(photos, run):
+    Image.fromarray(blob_image((96, 200), (36, 36, 18), (84, 36, 18))).save("a/x.png")
+    status, out, err = run("a", "--naming", "stem")
+    assert status == 1
+    assert err.splitlines() == [
+        "faceresnet: a/x.png: its sidecar a/x.xmp is that of a/x.jpg too: "
+        "use --naming full, or --embed",
+        "faceresnet: 1 of 5 not tagged",
+    ]
+    assert "6 faces in 4 photos, 3 sidecars written" in out
+    assert len(read_regions(Path("a/x.xmp").read_bytes())) == 1
+    assert run("a")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

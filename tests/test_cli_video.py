@@ -121,6 +121,8 @@ def test_a_place_that_takes_no_file_is_refused_in_one_line(clip, run):
         (["a.mp4", "--save", "a.mp4"], "is the video that is read"),
         (["a.mp4", "--json", "a.mp4"], "is the video that is read"),
         (["a.mp4", "--json", "."], "is a folder"),
+        (["a.mp4", "--save", "b.mp4", "--json", "./b.mp4"], "--save and --json both name b.mp4"),
+        (["gone.mp4", "--save", "b.mp4", "--json", "b.mp4"], "--save and --json both name b.mp4"),
         (["a.mp4", "--save", "b.avi"], "ends in .mp4"),
         (["a.mp4", "--save", "text.mp4/b.mp4"], "cannot write"),
         (["a.mp4", "--json", "text.mp4/b.jsonl"], "cannot write"),

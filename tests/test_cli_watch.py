@@ -121,6 +121,30 @@ def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_done(clip, run):
     assert "no.mp4" in err.splitlines()[-1]
 
 
+def test_events_that_are_not_delivered_are_counted(clip, run, monkeypatch):
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        status, _, err = run("clip.mp4", "--webhook", address, "--jsonl", "e.jsonl")
+        server.shutdown()
+    assert status == 1
+    assert "the server answers 404" in err.splitlines()[0]
+    assert err.splitlines()[1:] == ["faceresnet: webhook: 4 of 4 events not delivered"]
+    assert Path("e.jsonl").read_text().count("\n") == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

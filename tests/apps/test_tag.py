@@ -270,6 +270,53 @@ def test_a_region_of_ours_that_somebody_names_is_theirs(tmp_path):
     assert [r.name for r in packet.read_regions(sidecar.read_bytes())] == ["Bo"]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "changed"),
+    [
+        ('mwg-rs:Type="Face"', 'mwg-rs:Type="Face" mwg-rs:Description="Anna\'s aunt"'),
+        ('mwg-rs:Type="Face"', 'mwg-rs:Type="Pet"'),
+        ('stArea:w="0.200000"', 'stArea:w="0.220000"'),
+        ("</rdf:Description></rdf:li>", "<dc:x xmlns:dc='d'>1</dc:x></rdf:Description></rdf:li>"),
+    ],
+    ids=["described", "of another type", "moved", "extended"],
+)
+def test_a_region_of_ours_that_somebody_changes_is_theirs(tmp_path, pattern, changed):
+    path, sidecar = tmp_path / "photo.jpg", tmp_path / "photo.jpg.xmp"
+    picture().save(path)
+    tag(path, detections(BOXES[:1]), SIDECAR)
+    text = sidecar.read_text()
+    assert pattern in text
+    sidecar.write_text(text.replace(pattern, changed, 1))
+    (theirs,) = packet.read_regions(sidecar.read_bytes())
+    assert not theirs.own
+    tag(path, detections(BOXES[1:]), SIDECAR)
+    assert changed in sidecar.read_text()
+    tag(path, detections([]), SIDECAR)
+    assert packet.read_regions(sidecar.read_bytes()) == [theirs]
+
+
+@pytest.mark.parametrize("digits", ["", "00"], ids=["shorter", "longer"])
+def test_numbers_written_anew_are_no_change(tmp_path, digits):
+    path, sidecar = tmp_path / "photo.jpg", tmp_path / "photo.jpg.xmp"
+    picture().save(path)
+    tag(path, detections(), SIDECAR)
+    text = re.sub(r'(stArea:[xywh]="\d\.\d{5})\d', rf"\g<1>{digits}", sidecar.read_text())
+    sidecar.write_text(text)
+    assert all(region.own for region in packet.read_regions(sidecar.read_bytes()))
+
+
+def test_sidecars_of_the_version_before_stay_and_are_ours(tmp_path):
+    path, sidecar = tmp_path / "photo.jpg", tmp_path / "photo.jpg.xmp"
+    picture().save(path)
+    tag(path, detections(), SIDECAR)
+    before = re.sub(r' faceresnet:box="[^"]*"', "", sidecar.read_text())
+    sidecar.write_text(before)
+    assert not tag(path, detections(), SIDECAR).changed
+    assert sidecar.read_text() == before
+    tag(path, detections(BOXES[:1]), SIDECAR)
+    assert len(packet.read_regions(sidecar.read_bytes())) == 1
+
+
 def test_a_new_sidecar_takes_over_what_the_photo_says(tmp_path):
     """Readers of the sidecar see its regions only."""
     path = tmp_path / "photo.jpg"
@@ -433,7 +480,8 @@ def test_embedding_into_a_photo_that_says_nothing(tmp_path, suffix):
     assert tag(path, detections(), EMBED).target == path
     with Image.open(path) as image:
         np.testing.assert_array_equal(np.asarray(image.convert("RGB")), pixels)
-        assert len(packet.read_regions(image.info["xmp"].strip(b"\0"))) == 2
+        regions = packet.read_regions(image.info["xmp"].strip(b"\0"))
+    assert [region.own for region in regions] == [True, True]
     assert not tag(path, detections(), EMBED).changed
 
 
@@ -497,6 +545,26 @@ def test_times_and_links(tmp_path):
         assert packet.read_regions(image.info["xmp"].strip(b"\0"))
     tag(link, detections(BOXES[:1]), EMBED)
     assert path.stat().st_mtime > 1_000_000_000
+
+
+@pytest.mark.parametrize("options", [SIDECAR, EMBED], ids=["sidecar", "embed"])
+def test_extended_attributes_stay(tmp_path, options):
+    """KDE keeps tags and ratings there."""
+    path = tmp_path / "photo.jpg"
+    picture().save(path)
+    target = path if options.embed else tmp_path / "photo.jpg.xmp"
+    if options.embed:
+        pytest.importorskip("pyexiv2")
+    else:
+        target.write_text(PLAIN, encoding="utf-8")
+    try:
+        os.setxattr(target, "user.xdg.tags", b"sea")
+    except (AttributeError, OSError) as error:
+        pytest.skip(f"no extended attributes here: {error}")
+    os.utime(target, (1_000_000_000, 1_000_000_000))
+    assert tag(path, detections(), options).changed
+    assert os.getxattr(target, "user.xdg.tags") == b"sea"
+    assert target.stat().st_mtime > 1_000_000_000
 
 
 def test_wrong_faces_and_photos_are_refused(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cameras import BadServer, RtspCamera, age_s, blob_clip, live, wait_for
+from faceresnet.apps.watch import loop
 from faceresnet.apps.watch.events import EventOptions
 from faceresnet.apps.watch.loop import Watch, WatchOptions
 from faceresnet.detections import Detections
@@ -105,6 +106,48 @@ def test_a_file_from_its_beginning_to_its_end(start, blob_detector, clip, tmp_pa
         if "crop" in line:
             assert (tmp_path / "out" / line["crop"]).stat().st_size > 500
     assert not running.watch.failed
+
+
+class SlowOutlet:
+    """Takes an event in 0.4 s; not the first few."""
+
+    name = "slow"
+
+    def __init__(self, refused=0):
+        self.refused, self.events = refused, []
+
+    def deliver(self, event, closing):
+        time.sleep(0.4)
+        if self.refused:
+            self.refused -= 1
+            raise FaceResNetError("not now")
+        self.events.append(event)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("refused", [0, 2])
+def test_the_events_of_a_file_are_delivered_however_long_it_takes(
+    start, blob_detector, clip, monkeypatch, refused
+):
+    outlet = SlowOutlet(refused)
+    monkeypatch.setattr(loop, "_outlets", lambda options: [outlet])
+    running = start(blob_detector, [clip])
+    running.thread.join(60)
+    assert outlet.events == running.events[refused:]
+    assert running.watch.events == len(running.events) == 8
+    assert running.watch.undelivered == ({"slow": 2} if refused else {})
+
+
+def test_a_stop_ends_the_delivery_of_the_events_of_a_file(start, blob_detector, clip, monkeypatch):
+    outlet = SlowOutlet()
+    outlet.deliver = lambda event, closing: time.sleep(30)
+    monkeypatch.setattr(loop, "_outlets", lambda options: [outlet])
+    running = start(blob_detector, [clip])
+    wait_for(lambda: len(running.events) == 8)
+    running.end()
+    assert running.watch.undelivered == {"slow": 8}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from faceresnet.apps.watch.outbox import (
     Webhook,
     append_line,
     close_all,
+    drain,
 )
 from faceresnet.errors import FaceResNetError
 
@@ -167,6 +168,34 @@ def test_closing_waits_no_longer_than_told(hook):
     assert time.monotonic() - start_s < 20, "a minute was the alternative"
     assert outboxes[0].state.dropped == 1
     assert outboxes[1].state.failed == 2, "each once more, but without pauses"
+
+
+def test_draining_takes_its_time_while_somebody_takes_events(hook):
+    server = hook(delay_s=0.3)
+    outbox = Outbox(webhook(server))
+    for number in range(5):
+        outbox.put(event(number))
+    assert outbox.undelivered == 5
+    drain([outbox], 20, threading.Event())
+    assert outbox.is_idle
+    assert outbox.undelivered == 0
+    assert [post["track"] for post in server.posts] == [*range(5)]
+    outbox.close(10)
+
+
+def test_draining_ends_where_nobody_takes_events_or_when_told(hook):
+    server = hook(delay_s=60)
+    outbox = Outbox(webhook(server, timeout_s=120))
+    outbox.put(event(1))
+    outbox.put(event(2))
+    start_s = time.monotonic()
+    drain([outbox], 0.2, threading.Event())
+    stop = threading.Event()
+    stop.set()
+    drain([outbox], 60, stop)
+    assert time.monotonic() - start_s < 20, "a minute was the alternative"
+    outbox.close(0)
+    assert (outbox.undelivered, outbox.state.dropped) == (2, 1), "one is on its way"
 
 
 def test_nobody_there_is_counted(hook):

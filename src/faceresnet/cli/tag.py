@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from faceresnet.cli.failures import end_with
 from faceresnet.cli.options import Engine, MaxSide, Model, Recursive, Threads, Threshold
 from faceresnet.cli.progress import count, progress
+
+if TYPE_CHECKING:
+    from faceresnet.apps.tag import TagOptions
+    from faceresnet.cli.sources import Source
 
 
 def tag(
@@ -45,9 +50,9 @@ def tag(
 ) -> None:
     """Write where the faces are into the photos' metadata, for digiKam, Lightroom and others.
 
-    XMP face regions of the Metadata Working Group. Regions that others wrote stay, with their
-    names; a second run changes nothing. Photos that cannot be tagged are listed at the end and
-    make the exit status 1.
+    XMP face regions of the Metadata Working Group. Regions that others wrote or changed stay, with
+    their names; a second run changes nothing. Photos that cannot be tagged are listed at the end
+    and make the exit status 1.
     """
     from faceresnet import images
     from faceresnet.apps.tag import TagOptions, tag
@@ -68,9 +73,9 @@ def tag(
         model, threshold=threshold, max_side=max_side, engine=engine, threads=threads
     )
     report = _Report("photo" if embed else "sidecar")
-    failures: list[Exception] = []
-    read = read_ahead(sources, images.MAX_PIXELS)
-    photos = progress("Tagging", len(sources))(read) if len(sources) > 1 else read
+    single, failures = (sources, []) if embed else _of_single_sidecars(sources, options)
+    read = read_ahead(single, images.MAX_PIXELS)
+    photos = progress("Tagging", len(single))(read) if len(single) > 1 else read
     for photo, image in photos:
         if isinstance(image, Exception):
             failures.append(image)
@@ -83,6 +88,28 @@ def tag(
             failures.append(error)
     report.print()
     end_with(failures, len(sources), "not tagged")
+
+
+def _of_single_sidecars(
+    sources: list[Source], options: TagOptions
+) -> tuple[list[Source], list[Exception]]:
+    """Photos that have a sidecar of their own, and why the others cannot be tagged."""
+    from faceresnet.errors import DataError
+
+    single: dict[Path, Source] = {}
+    failures: list[Exception] = []
+    for photo in sources:
+        assert photo.path is not None
+        sidecar = options.sidecar(photo.path)
+        first = single.setdefault(sidecar.resolve(), photo)
+        if first is not photo:
+            failures.append(
+                DataError(
+                    f"{photo.name}: its sidecar {sidecar} is that of {first.name} too: "
+                    "use --naming full, or --embed"
+                )
+            )
+    return list(single.values()), failures
 
 
 class _Report:

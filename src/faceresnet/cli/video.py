@@ -97,6 +97,8 @@ def video(
     from faceresnet.video.window import Window
     from faceresnet.video.writing import Encoding, VideoWriter
 
+    if save and json and json != "-" and save.resolve() == Path(json).resolve():
+        raise ValueError(f"--save and --json both name {save}: give each a file of its own")
     options = Options(every=every, track=track)
 
     def make(threads: int) -> FaceDetector:

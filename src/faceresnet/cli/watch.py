@@ -18,6 +18,7 @@ from faceresnet.cli.options import (
     Threads,
     Threshold,
 )
+from faceresnet.cli.progress import count
 from faceresnet.cli.signals import signals_stop
 
 CAMERAS = "Cameras"
@@ -122,7 +123,8 @@ def watch(
     """Watch cameras: who comes into the picture, who leaves it, how many are there.
 
     Always looks at the newest frame of each camera, and connects again for ever when one breaks
-    off. Ctrl-C or SIGTERM ends it.
+    off. Ctrl-C or SIGTERM ends it. Events that could not be delivered are counted at the end and
+    make the exit status 1.
     """
     from faceresnet.cli.watch_terminal import Terminal
 
@@ -179,5 +181,7 @@ def watch(
             watching.run()
     for name, error in watching.failed.items():
         terminal.note(f"{name}: {error}")
-    if watching.failed:
+    for name, lost in watching.undelivered.items():
+        terminal.note(f"{name}: {lost} of {count(watching.events, 'event')} not delivered")
+    if watching.failed or watching.undelivered:
         raise typer.Exit(1)

@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 from pathlib import Path
@@ -85,6 +86,60 @@ def test_broken_parts_and_left_overs(photos, options):
     assert batch.run("photos", "out", options, workers=1).photos_now == 4
     assert parts(out) == before
     assert not list(out.glob(".part-*"))
+
+
+def test_parts_that_are_lost_after_the_end_are_made_again(photos, blob_model, monkeypatch):
+    monkeypatch.setattr(local, "Supervisor", FakeSupervisor)
+    lines = BatchOptions(model=blob_model, shard_size=4, format="jsonl")
+    batch.run("photos", "out", lines)
+    out = photos / "out"
+    before = parts(out)
+    for harm in (
+        (out / "part-00001.jsonl").unlink,
+        lambda: (out / "part-00000.jsonl").write_bytes(before["part-00000.jsonl"][:-9]),
+        lambda: (out / "part-00000.jsonl").write_bytes(b""),
+    ):
+        harm()
+        summary = batch.run("photos", "out", lines)
+        assert (summary.photos, summary.photos_now) == (10, 4)
+        assert parts(out) == before
+        assert batch.run("photos", "out", lines).photos_now == 0
+
+
+def test_the_parts_of_a_finished_job_are_not_read(photos, options, monkeypatch):
+    monkeypatch.setattr(local, "Supervisor", FakeSupervisor)
+    for out in ("out", "memory://finished/out"):
+        batch.run("photos", out, options)
+        with monkeypatch.context() as patch:
+            patch.setattr(job, "count_part", no_workers)
+            assert batch.run("photos", out, options).photos_now == 0
+
+
+def test_a_job_that_an_older_version_ended_is_looked_at_once(photos, options, monkeypatch):
+    monkeypatch.setattr(local, "Supervisor", FakeSupervisor)
+    batch.run("photos", "out", options)
+    (photos / "out" / "_summary.json").write_text('{"photos": 10, "faces": 0, "errors": 0}')
+    (photos / "out" / "part-00001.parquet").unlink()
+    assert batch.run("photos", "out", options).photos_now == 4
+    monkeypatch.setattr(job, "count_part", no_workers)
+    assert batch.run("photos", "out", options).photos_now == 0
+
+
+def test_another_list_on_standard_input_is_refused(photos, options, monkeypatch):
+    def run(text):
+        stdin = io.TextIOWrapper(io.BytesIO(text))
+        monkeypatch.setattr("sys.stdin", stdin)
+        return batch.run("-", "out", options)
+
+    monkeypatch.setattr(local, "Supervisor", FakeSupervisor)
+    first = run(b"photos/0003.png\nphotos/0001.png\n")
+    assert (first.photos, first.photos_now) == (2, 2)
+    before = parts(photos / "out")
+    assert run(b"photos/0003.png\nphotos/0001.png\n").photos_now == 0
+    with pytest.raises(DataError, match="the list on standard input has changed since"):
+        run(b"photos/0003.png\nphotos/0002.png\n")
+    assert parts(photos / "out") == before
+    assert [Path(row["source"]).name for row in read_rows("out")] == ["0003.png", "0001.png"]
 
 
 def test_formats_and_sources_give_the_same_rows(photos, options, blob_model):

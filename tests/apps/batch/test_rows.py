@@ -65,6 +65,9 @@ def test_a_part_that_is_cut_off_is_broken(format):
         count_part(content[:-10] + b"\n", format)
     with pytest.raises(DataError, match="another kind"):
         count_part(b'{"a": 1}\n', "jsonl")
+    for cut in (1, 10):
+        with pytest.raises(DataError, match="broken"):
+            list(decode(content[:-cut], format))
 
 
 @given(st.text(st.characters()))

@@ -5,7 +5,7 @@ A job's folder holds
     _job.json           what was asked for, and how many photos there are
     _listing.jsonl.gz   the entries, in order: the one listing of this job
     part-00000.parquet  the rows of the first shard, and so on
-    _summary.json       counts; written when all parts are there
+    _summary.json       counts, and the bytes of all parts; written when these are there
 
 A shard is done when its part is there: parts are written whole, by one process, under a name that
 follows from the listing. So no row can be missing or twice, and the same command goes on after any
@@ -19,11 +19,11 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from itertools import islice
-from typing import Any
+from typing import Any, BinaryIO
 
 from faceresnet.apps.batch import cluster, local
 from faceresnet.apps.batch.listing import (
@@ -33,6 +33,7 @@ from faceresnet.apps.batch.listing import (
     from_json,
     is_address,
     list_entries,
+    spooled_input,
     to_json,
 )
 from faceresnet.apps.batch.options import BatchOptions, Plan, model_identity
@@ -152,8 +153,9 @@ class Job:
                     f"the job's listing names {counts.photos} photos, not {self.photos}: it is "
                     "broken; start anew in another folder"
                 )
+            summary = {**asdict(counts), "bytes": self._part_bytes(self._storage.sizes())}
             with self._storage.writing(SUMMARY) as file:
-                file.write(json.dumps(asdict(counts)).encode())
+                file.write(json.dumps(summary).encode())
             self.done = self._finished = counts
         seconds = time.monotonic() - start
         return Summary(counts.photos, counts.faces, counts.errors, self.parts, now, seconds)
@@ -199,11 +201,19 @@ class Job:
             ) from error
 
     def _read_summary(self) -> Counts | None:
-        if SUMMARY not in self._storage.names():
+        """Counts of a finished job; none if parts are gone or cut, or an older version ended it."""
+        sizes = self._storage.sizes()
+        if SUMMARY not in sizes:
             return None
-        with suppress(ValueError, TypeError), self._storage.read(SUMMARY) as file:
-            return Counts(**json.load(file))
+        with suppress(ValueError, TypeError, LookupError), self._storage.read(SUMMARY) as file:
+            summary = json.load(file)
+            if summary.pop("bytes") == self._part_bytes(sizes):
+                return Counts(**summary)
         return None
+
+    def _part_bytes(self, sizes: dict[str, int]) -> int:
+        """Bytes of all parts; no part is empty, so one that is gone makes a difference."""
+        return sum(sizes.get(self.part_name(number), 0) for number in range(self.parts))
 
     def _count_parts(self) -> Counts:
         """What is in the parts that are there; a part that is broken is made again."""
@@ -242,12 +252,23 @@ def open_job(
     if options.format == "parquet":
         require_pyarrow("faceresnet batch --format parquet")
     place = os.fspath(source)
+    with spooled_input() if place == STDIN else nullcontext() as stdin:
+        return _open_job(place, stdin, storage, options, on_listed)
+
+
+def _open_job(
+    place: str,
+    stdin: BinaryIO | None,
+    storage: Storage,
+    options: BatchOptions,
+    on_listed: Callable[[int], None],
+) -> Job:
     model, sha256 = model_identity(options.model)
     asked = {
         "format": FORMAT,
         "source": place if is_address(place) or place == STDIN else os.path.abspath(place),
         "options": {**options.to_dict(), "model": sha256},
-        "fingerprint": fingerprint(place),
+        "fingerprint": fingerprint(place, stdin),
     }
     names = storage.names()
     parts = sorted(name for name in names if name.startswith("part-"))
@@ -263,7 +284,8 @@ def open_job(
     elif parts:
         raise DataError(f"the folder holds {parts[0]} of something else: choose another")
     facts = {**asked, "folder": os.getcwd(), "model": model}
-    facts["photos"] = _write_listing(storage, list_entries(place, options.column), on_listed)
+    entries = list_entries(place, options.column, stdin)
+    facts["photos"] = _write_listing(storage, entries, on_listed)
     least, most = SHARD_SIZES
     automatic = min(most, max(least, -(-facts["photos"] // SHARDS)))
     facts["shard_size"] = options.shard_size or automatic
@@ -309,10 +331,11 @@ def _compare(facts: dict[str, Any], asked: dict[str, Any]) -> None:
         raise DataError(
             f"the folder holds a job for {facts['source']}, not {asked['source']}: choose another"
         )
-    if facts["fingerprint"] != asked["fingerprint"]:
-        raise DataError(
-            f"{asked['source']} has changed since the folder's job began: choose another folder"
-        )
+    # Versions before this one left standard input without a fingerprint.
+    known = facts["fingerprint"] or facts["source"] != STDIN
+    if known and facts["fingerprint"] != asked["fingerprint"]:
+        source = "the list on standard input" if asked["source"] == STDIN else asked["source"]
+        raise DataError(f"{source} has changed since the folder's job began: choose another folder")
     for name, value in asked["options"].items():
         before = facts["options"].get(name)
         if before != value:

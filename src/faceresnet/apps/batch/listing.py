@@ -9,8 +9,11 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, TypeAlias, cast
 
@@ -22,6 +25,8 @@ TABLES = frozenset([".parquet", ".parq"])
 STDIN = "-"
 #: Of a Parquet file, how much of its end, where its statistics stand, makes its fingerprint.
 TAIL_BYTES = 1 << 16
+#: Of a list on standard input, how much is kept in memory; a longer one waits on the disk.
+SPOOL_BYTES = 1 << 24
 
 
 class Cell(NamedTuple):
@@ -90,7 +95,17 @@ def open_file(path: str) -> BinaryIO:
         raise DataError(f"cannot read {path}: {_reason(error)}") from error
 
 
-def list_entries(source: str, column: str | None = None) -> Iterator[Entry]:
+@contextmanager
+def spooled_input() -> Iterator[BinaryIO]:
+    """Standard input as a file, which can be read more than once."""
+    with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        yield cast(BinaryIO, file)
+
+
+def list_entries(
+    source: str, column: str | None = None, stdin: BinaryIO | None = None
+) -> Iterator[Entry]:
     """Everything that a source names, in an order that depends on the source only.
 
     A folder is searched with all folders below it, hidden ones left out; one without photos but
@@ -100,22 +115,25 @@ def list_entries(source: str, column: str | None = None) -> Iterator[Entry]:
         source: folder, list (a path or an address a line), photo, Parquet file, glob of files,
             address of any of these, or ``-`` for a list on standard input.
         column: of the Parquet files.
+        stdin: what is on standard input, read from its beginning; None reads that itself.
 
     Raises:
         DataError: there is no such source, it names no photo, or it is broken.
         ValueError: the column has to be named.
     """
     any_found = False
-    for entry in _entries(source, column):
+    for entry in _entries(source, column, stdin):
         any_found = True
         yield entry
     if not any_found:
         raise DataError(f"{source} names no photo")
 
 
-def _entries(source: str, column: str | None) -> Iterator[Entry]:
+def _entries(source: str, column: str | None, stdin: BinaryIO | None) -> Iterator[Entry]:
     if source == STDIN:
-        yield from _lines(sys.stdin.buffer, "standard input")
+        if stdin is not None:
+            stdin.seek(0)
+        yield from _lines(stdin or sys.stdin.buffer, "standard input")
     elif _is_folder(source):
         tables: list[str] = []
         photos = 0
@@ -297,11 +315,18 @@ def _is_text(kind: Any) -> bool:
     return bool(types.is_string(kind) or types.is_large_string(kind))
 
 
-def fingerprint(source: str) -> str:
+def fingerprint(source: str, stdin: BinaryIO | None = None) -> str:
     """What tells whether a file that lists photos is still the same; empty for the others.
 
     A list counts with all its bytes, a Parquet file with its size and its end.
+
+    Args:
+        source: as `list_entries`.
+        stdin: what is on standard input.
     """
+    if source == STDIN and stdin is not None:
+        stdin.seek(0)
+        return _sha256(stdin)
     if source == STDIN or glob.has_magic(source) or _is_folder(source):
         return ""
     suffix = _suffix(source)
@@ -309,10 +334,14 @@ def fingerprint(source: str) -> str:
         return ""
     with open_file(source) as file:
         if suffix not in TABLES:
-            return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+            return _sha256(file)
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - TAIL_BYTES))
         return f"{size}:{hashlib.sha256(file.read()).hexdigest()}"
+
+
+def _sha256(file: BinaryIO) -> str:
+    return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
 
 
 def _reason(error: Exception) -> str:

@@ -110,7 +110,10 @@ def decode(content: bytes, format: str) -> Iterator[dict[str, Any]]:
     """
     try:
         if format == "jsonl":
-            yield from map(json.loads, content.split(b"\n")[:-1])  # other line breaks are text
+            *lines, rest = content.split(b"\n")  # other line breaks are text
+            if rest:
+                raise DataError("a part is broken: its last line has no end")
+            yield from map(json.loads, lines)
             return
         _, parquet = _pyarrow()
         for batch in parquet.ParquetFile(io.BytesIO(content)).iter_batches():

@@ -22,6 +22,9 @@ class Storage(Protocol):
     def names(self) -> set[str]:
         """Names of the files in it; none where it does not exist."""
 
+    def sizes(self) -> dict[str, int]:
+        """Sizes of the files in it, bytes, by their names."""
+
     def read(self, name: str) -> BinaryIO:
         """Open a file."""
 
@@ -56,6 +59,12 @@ class _Local:
 
     def names(self) -> set[str]:
         return {path.name for path in self._folder.iterdir()} if self._folder.is_dir() else set()
+
+    def sizes(self) -> dict[str, int]:
+        if not self._folder.is_dir():
+            return {}
+        with os.scandir(self._folder) as found:
+            return {item.name: item.stat().st_size for item in found if item.is_file()}
 
     def read(self, name: str) -> BinaryIO:
         return cast(BinaryIO, (self._folder / name).open("rb"))
@@ -102,13 +111,17 @@ class _Remote:
         self._path = path
 
     def names(self) -> set[str]:
+        return set(self.sizes())
+
+    def sizes(self) -> dict[str, int]:
         try:
-            found = self._store.ls(self._path, detail=False, refresh=True)
+            found = self._store.ls(self._path, detail=True, refresh=True)
         except FileNotFoundError:
-            return set()
+            return {}
         except Exception as error:  # every store has errors of its own
             raise DataError(f"cannot list {self._path}: {error}") from error
-        return {path.rstrip("/").rpartition("/")[2] for path in found}
+        names = (info["name"].rstrip("/").rpartition("/")[2] for info in found)
+        return {name: info.get("size") or 0 for name, info in zip(names, found, strict=True)}
 
     def read(self, name: str) -> BinaryIO:
         return cast(BinaryIO, self._store.open(f"{self._path}/{name}", "rb"))

@@ -10,8 +10,8 @@ Two places hold them:
 
 What others wrote stays: regions with names, regions of cameras and of other programs. A face that
 one of them means is not written again. Regions written here carry a mark and their score, so that
-the next run replaces them; once somebody gives one a name it is theirs. See `regions` for what
-coordinates mean in turned photos and `embedding` for the licence of the extra ``[tag]``.
+the next run replaces them; once somebody names, describes or moves one it is theirs. See `regions`
+for what coordinates mean in turned photos and `embedding` for the licence of the extra ``[tag]``.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _beside(path: Path, faces: Detections, options: TagOptions) -> Tagged:
         with replacing(target) as partial:
             partial.write_bytes(after)
             if before is not None:
-                shutil.copymode(target, partial)
+                _copy_status(target, partial)
     return _tagged(sidecar if after is not None else None, regions, there, changed)
 
 
@@ -139,16 +139,21 @@ def _embed(path: Path, faces: Detections, options: TagOptions) -> Tagged:
 
 
 def _replace(target: Path, content: bytes, *, keep_times: bool) -> None:
-    """Write a photo anew, with the owner and the rights it had."""
+    """Write a photo anew, with the owner, the rights and the extended attributes it had."""
     status = target.stat()
     with replacing(target) as partial:
         partial.write_bytes(content)
-        shutil.copymode(target, partial)
+        _copy_status(target, partial, keep_times=keep_times)
         if hasattr(os, "chown"):
             with suppress(OSError):  # only root may give files away
                 os.chown(partial, status.st_uid, status.st_gid)
-        if keep_times:
-            os.utime(partial, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _copy_status(target: Path, partial: Path, *, keep_times: bool = False) -> None:
+    """Give a file the rights and the extended attributes, KDE's tags, of the one it replaces."""
+    shutil.copystat(target, partial)
+    if not keep_times:
+        os.utime(partial)
 
 
 def _tagged(target: Path | None, faces: list[Region], there: list[Region], changed: bool) -> Tagged:

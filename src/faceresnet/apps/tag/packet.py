@@ -23,6 +23,10 @@ AREA = "http://ns.adobe.com/xmp/sType/Area#"
 #: Marks regions written here, in the place that the guidelines keep for extensions.
 OWN = "urn:faceresnet:region#"
 
+#: Farthest that a side of a region may lie from where it was written, in parts of the picture:
+#: programs that write the numbers anew round them.
+ROUNDING = 1e-4
+
 #: Between namespace and name in what the parser reports; no URI holds it.
 _SEPARATOR = " "
 _TAG = re.compile(rb"""<(?:[^>"']|"[^"]*"|'[^']*')*>""")
@@ -75,8 +79,8 @@ def with_faces(
 ) -> bytes | None:
     """Put face regions into a packet.
 
-    Regions that others wrote stay as they are, and the faces they mean are not written again;
-    regions written here before are replaced.
+    Regions that others wrote or changed stay as they are, and the faces they mean are not written
+    again; regions written here before are replaced.
 
     Args:
         packet: an XMP packet or sidecar; None makes a new one.
@@ -203,8 +207,29 @@ def _region(item: _Span) -> Region:
         box = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
     except ValueError:
         box = None
-    marked = bool(value((MWG, "Extensions"), (OWN, "score")))
-    return Region(box, value((MWG, "Type")), name, own=marked and not name)
+    return Region(box, value((MWG, "Type")), name, own=_is_untouched(item))
+
+
+def _is_untouched(item: _Span) -> bool:
+    """Whether an item says what `_new_item` wrote, and nothing else.
+
+    Items of versions before this one do not say which box they wrote: any counts as that.
+    """
+    area, extensions = _name(MWG, "Area"), _name(MWG, "Extensions")
+    sides = [(area, _name(AREA, side)) for side in "xywh"]
+    kind, score = (_name(MWG, "Type"),), (extensions, _name(OWN, "score"))
+    box = (extensions, _name(OWN, "box"))
+    syntax = {(), (area,), (extensions,)}  # rdf:parseType
+    said = {path: text for path, text in item.values.items() if text and path not in syntax}
+    if said.keys() - {box} != {kind, score, (area, _name(AREA, "unit")), *sides}:
+        return False
+    try:
+        now = [float(said[side]) for side in sides]
+        written = [float(side) for side in said[box].split()] if box in said else now
+    except ValueError:
+        return False
+    near = (abs(a - b) < ROUNDING for a, b in zip(now, written, strict=False))
+    return said[kind] == "Face" and len(written) == len(now) and all(near)
 
 
 def _check_shape(layout: _Layout, size: tuple[int, int]) -> None:
@@ -239,12 +264,13 @@ def _item(packet: bytes, item: _Span, layout: _Layout) -> bytes:
 def _new_item(face: Region) -> bytes:
     assert face.box is not None
     x1, y1, x2, y2 = face.box
-    centre = f'stArea:x="{(x1 + x2) / 2:.6f}" stArea:y="{(y1 + y2) / 2:.6f}"'
-    sides = f'stArea:w="{x2 - x1:.6f}" stArea:h="{y2 - y1:.6f}"'
+    sides = [f"{side:.6f}" for side in ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)]
+    area = " ".join(f'stArea:{name}="{side}"' for name, side in zip("xywh", sides, strict=True))
+    mark = f'faceresnet:score="{face.score:.3f}" faceresnet:box="{" ".join(sides)}"'
     return (
         f'     <rdf:li {_NAMESPACES}><rdf:Description mwg-rs:Type="Face">'
-        f'<mwg-rs:Area {centre} {sides} stArea:unit="normalized"/>'
-        f'<mwg-rs:Extensions faceresnet:score="{face.score:.3f}"/></rdf:Description></rdf:li>\n'
+        f'<mwg-rs:Area {area} stArea:unit="normalized"/>'
+        f"<mwg-rs:Extensions {mark}/></rdf:Description></rdf:li>\n"
     ).encode()
 
 

@@ -37,7 +37,7 @@ class Region:
             rectangle (a point, a circle, or numbers that are none).
         type: Face, Pet, Focus, BarCode, or empty.
         name: whose face; empty if nobody said.
-        own: it was written here, and nobody has named it since.
+        own: it was written here, and nobody has changed it since.
     """
 
     box: tuple[float, float, float, float] | None

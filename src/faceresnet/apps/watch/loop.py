@@ -28,6 +28,7 @@ from faceresnet.apps.watch.outbox import (
     Outlet,
     Webhook,
     close_all,
+    drain,
 )
 from faceresnet.detections import Detections
 from faceresnet.video.addresses import Source
@@ -41,6 +42,8 @@ STATUS_S = 0.5
 GIVE_BACK_S = 30.0
 #: What ending may take: for events that wait, and for reads that hang, s.
 DELIVER_S, JOIN_S = 0.8, 0.4
+#: At the end of files, longest wait for a delivery, s: more than all attempts at one take.
+PATIENCE_S = 30.0
 #: Looks a second that tracks are meant for where no limit is given; times are measured anyway.
 USUAL_RATE = 10.0
 #: Least time that a face may be hidden and keep its number, s.
@@ -199,19 +202,33 @@ class Watch:
         """Files that could not be read (to their end): name → why."""
         return {c.name: c.error for c in self._cameras if c.ended and c.error is not None}
 
+    @property
+    def undelivered(self) -> dict[str, int]:
+        """Ways out that did not deliver all events: name → how many are lost, after `run`."""
+        return {o.name: o.undelivered for o in self._outboxes if o.undelivered}
+
+    @property
+    def events(self) -> int:
+        """Events so far; each goes to all ways out."""
+        return self._events
+
     def stop(self) -> None:
         """Ask `run` to end."""
         self._stop.set()
 
     def run(self) -> None:
-        """Watch until `stop`, a limit or the end of all files."""
-        start_s = time.monotonic()
+        """Watch until `stop`, a limit or the end of all files.
+
+        Where all sources are files, events that wait are delivered then, if anybody takes them.
+        """
+        start_s, patient = time.monotonic(), False
         try:
             for camera in self._cameras:
                 camera.feed.start()
             self._loop(start_s)
+            patient = not any(camera.live for camera in self._cameras)
         finally:
-            self._close()
+            self._close(patient=patient)
 
     def _camera(self, source: Source) -> _Camera:
         options = self._options
@@ -325,13 +342,15 @@ class Watch:
             undelivered=sum(state.failed + state.dropped for state in states),
         )
 
-    def _close(self) -> None:
-        """End within about two seconds, whatever hangs."""
+    def _close(self, *, patient: bool) -> None:
+        """End within about two seconds, whatever hangs; later if outboxes may take their time."""
         for camera in self._cameras:
             camera.feed.stop()
         now = datetime.now(UTC)
         for camera in self._cameras:
             self._tell(camera.scene.lose(now, "the watch ended"))
+        if patient:
+            drain(self._outboxes, PATIENCE_S, self._stop)
         close_all(self._outboxes, DELIVER_S)
         end_s = time.monotonic() + JOIN_S
         for camera in self._cameras:

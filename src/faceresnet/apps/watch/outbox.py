@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +27,8 @@ CAPACITY = 200
 #: A webhook's time-out for one attempt, s, and the pauses between attempts, s.
 WEBHOOK_TIMEOUT_S = 5.0
 WEBHOOK_PAUSES_S = (0.5, 2.0, 5.0)
+#: How often to look whether everything is delivered, s.
+POLL_S = 0.05
 #: Answers that mean "not now"; others from 400 on mean "never".
 TRY_AGAIN = frozenset({408, 425, 429, *range(500, 600)})
 
@@ -80,7 +82,7 @@ class Outbox:
         self._news = threading.Condition()
         self._closing = threading.Event()
         self._given_up = False
-        self._sent = self._failed = self._dropped = 0
+        self._taken = self._sent = self._failed = self._dropped = 0
         self._error: str | None = None
         self._thread = threading.Thread(target=self._run, name=outlet.name, daemon=True)
         self._thread.start()
@@ -93,9 +95,22 @@ class Outbox:
                 self._sent, self._failed, self._dropped, len(self._queue), self._error
             )
 
+    @property
+    def undelivered(self) -> int:
+        """Events that were not delivered, or not yet."""
+        with self._news:
+            return self._taken - self._sent
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every event so far was delivered or given up."""
+        with self._news:
+            return self._taken == self._sent + self._failed + self._dropped
+
     def put(self, event: Event) -> None:
         """Queue an event; never waits."""
         with self._news:
+            self._taken += 1
             if len(self._queue) >= self._capacity:
                 self._queue.popleft()
                 self._dropped += 1
@@ -285,6 +300,19 @@ class Webhook:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+
+def drain(outboxes: Sequence[Outbox], patience_s: float, stop: threading.Event) -> None:
+    """Let outboxes deliver what waits, until `stop`, or until none has delivered for so long."""
+    left, since_s = -1, time.monotonic()
+    while not all(outbox.is_idle for outbox in outboxes) and not stop.is_set():
+        now_s, before = time.monotonic(), left
+        left = sum(outbox.undelivered for outbox in outboxes)
+        if left != before:
+            since_s = now_s
+        elif now_s - since_s >= patience_s:
+            return
+        time.sleep(POLL_S)  # the main thread must not wait for what its signal handlers set
 
 
 def close_all(outboxes: list[Outbox], timeout_s: float) -> None:
