@@ -240,6 +240,79 @@ def test_outputs_appear_whole_or_not_at_all(photos, run, monkeypatch):
     assert not [path for path in photos.iterdir() if ".part" in path.name]
 
 
+@pytest.mark.parametrize("format", ["json", "jsonl"])
+def test_a_file_that_cannot_be_finished_leaves_nothing(photos, run, monkeypatch, format):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    status, _, err = run("detect", "a", "--format", format, "--json", "new.json")
+    assert (status, err) == (2, "faceresnet: cannot write new.json: No space left on device\n")
+    assert not [path for path in photos.iterdir() if "new" in path.name]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+@pytest.mark.parametrize("place", ["pipe", "/dev/fd/{}"])
+def test_results_go_through_a_pipe(photos, run, place):
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open("pipe", os.O_WRONLY)
+    try:
+        status, _, _ = run("detect", "a/y.jpg", "--json", place.format(writer))
+        assert status == 0
+        (photo,) = json.loads(os.read(reader, 10_000))
+        assert len(photo["faces"]) == 2
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert Path("pipe").is_fifo()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="needs /dev/stdout")
+def test_standard_output_by_its_name_is_standard_output(photos, blob_model):
+    command = [sys.executable, "-m", "faceresnet", "detect", "a/x.png", "--json", "/dev/stdout"]
+    with Path("out.json").open("w") as out:
+        subprocess.run([*command, "--model", str(blob_model)], stdout=out, check=True)
+    assert len(json.loads(Path("out.json").read_text())) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names of any bytes")
+@pytest.mark.parametrize("format", ["json", "jsonl", "csv", "coco", "wider"])
+def test_a_name_that_is_no_text_loses_no_results(photos, run, format):
+    name = os.fsdecode(b"caf\xe9.png")
+    os.rename("a/x.png", name)
+    status, _, _ = run("detect", name, "a", "--format", format, "--json", "out")
+    assert status == 0
+    written = [path for path in [Path("out"), *Path("out").glob("*")] if path.is_file()]
+    assert r"caf\udce9" in "".join(path.read_text() for path in written)
+    if format == "wider":
+        return
+    status, out, _ = run("detect", name, "a", "--format", format)
+    assert (status, out) == (0, written[0].read_text())
+    assert r"caf\udce9" in run("detect", name)[1]
+
+
+def test_closed_standard_streams_are_one_line(photos, run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    status, _, err = run("detect", "-")
+    assert status == 1
+    assert err.splitlines()[0].startswith("faceresnet: standard input is closed")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        status, _, err = run("detect", "a/x.png", "--json", "-")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "standard output is closed" in err
+
+
+def test_links_that_go_round_are_one_line(photos, run):
+    Path("round.png").symlink_to("round.png")
+    status, _, err = run("detect", "round.png")
+    assert (status, err.splitlines()[-1]) == (1, "faceresnet: 1 of 1 not read")
+    status, _, err = run("detect", "a/x.png", "--json", "round.png")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "cannot write round.png" in err
+
+
 def test_globs(photos, run):
     _, out, _ = run("detect", "**/x.*", "--format", "jsonl")
     assert [json.loads(line)["image"] for line in out.splitlines()] == ["a/x.png", "b/x.png"]

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from conftest import blob_image
-from faceresnet import images, widerface_download
-from faceresnet.cli import app
+from faceresnet import evaluation_report, images, widerface, widerface_download
+from faceresnet.cli import app, evaluate
 from faceresnet.errors import DataError
 from faceresnet.widerface import read_results, read_split
 from test_difficulties import make_truth
@@ -135,17 +135,49 @@ def test_official_difficulties(tmp_path: Path) -> None:
         (["--data", "DATA", "--worst", "0", "--save", "x"], "--worst must be at least 1"),
         (["--data", "DATA", "--curves", "x.doc"], r"no picture format has the suffix of x\.doc"),
         (["--data", "DATA", "--write-results", "DATA"], "not an empty folder"),
+        (["--data", "DATA", "--json", "DATA"], "is a folder: name a file"),
+        (["--data", "DATA", "--curves", "DATA/x.png"], "is a folder: name a file"),
+        (["--data", "DATA", "--json", "DATA/file/x.json"], "file is no folder"),
+        (["--data", "DATA", "--curves", "DATA/file/below/x.png"], "file is no folder"),
+        (["--data", "DATA", "--write-results", "DATA/file/x"], "file is no folder"),
+        (["--data", "DATA", "--worst", "1", "--save", "DATA/file/x"], "file is no folder"),
+        (["--data", "DATA", "--worst", "1", "--save", "DATA/file"], "--save needs a folder"),
         (["--data", "DATA", "--ground-truth", "DATA"], r"does not hold wider_hard_val\.mat"),
         (["--data", "DATA", "--split", "train"], "has no train split"),
     ],
 )
 def test_refuses_at_once(data: Path, arguments: list[str], message: str) -> None:
     # No model is given that could be opened: refusals come before.
-    filled = [str(data) if argument == "DATA" else argument for argument in arguments]
+    (data / "file").touch()
+    (data / "x.png").mkdir()
+    filled = [argument.replace("DATA", str(data)) for argument in arguments]
     result = run("evaluate", *filled, "--model", "no such model")
     assert isinstance(result.exception, ValueError | DataError)
     with pytest.raises(type(result.exception), match=message):
         raise result.exception
+
+
+def test_the_figures_are_printed_before_a_file_fails(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise DataError("the disk is full")
+
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "b.txt").write_text("b\n1\n52 44 16 16 0.9\n")
+    for place in (widerface, evaluation_report):
+        for name in ("write_results", "plot_curves", "save_worst"):
+            monkeypatch.setattr(place, name, full, raising=False)
+    monkeypatch.setattr(evaluate, "_write_json", full)
+    for option in (
+        ["--write-results", tmp_path / "new"],
+        ["--curves", tmp_path / "new.png"],
+        ["--worst", 1, "--save", tmp_path / "new"],
+        ["--json", tmp_path / "new.json"],
+    ):
+        result = run("evaluate", "--predictions", tmp_path, "--data", data, *option)
+        assert "the disk is full" in str(result.exception)
+        assert "Average precision at IoU 0.5" in result.stdout
 
 
 def test_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

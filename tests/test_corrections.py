@@ -78,6 +78,9 @@ def test_lists_are_read(tmp_path, pack):
         (HEADER.encode() + b"a,1,2,3,4,face\na,1,2,1,4,face\n", "csv:3: expected"),
         (HEADER.encode() + b"a,1,2,nan,4,face\n", "csv:2: expected"),
         (HEADER.encode() + b"a,1,2,3\n", "csv:2: expected"),
+        (HEADER.encode() + b"a,1,2,inf,4,face\n", "csv:2: expected"),
+        (HEADER.encode() + b"a,-1e39,2,3,4,face\n", "csv:2: expected"),
+        (HEADER.encode() + b"a" * 200_000, "csv:2: field larger"),
         (b"\xff\xfe", "cannot read the corrections"),
         (gzip.compress(HEADER.encode(), mtime=0)[:-6], "cannot read the corrections"),
         (b"\x1f\x8bnothing of the kind", "cannot read the corrections"),
@@ -88,6 +91,12 @@ def test_broken_lists_are_named(tmp_path, content, says):
     path.write_bytes(content)
     with pytest.raises(DataError, match=says):
         read_corrections(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_list(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text(HEADER + "a.jpg,1,2,3,4,face\n", encoding="utf-8-sig")
+    assert list(read_corrections(path)) == ["a.jpg"]
 
 
 def test_a_missing_list_is_named(tmp_path):

@@ -101,3 +101,36 @@ def test_a_shard_is_refused(data, tmp_path):
     pack({"train": read_split(data, "train")}, shard)
     with pytest.raises(DataError, match=r"data\.zip is a shard"):
         write_relabelled(shard, tmp_path / "out", ["train"], lambda split: [])
+
+
+def test_photos_of_another_data_set_are_refused_before_anything_is_written(data, tmp_path):
+    def looked(split):
+        pytest.fail("the photos were looked at")
+
+    out, other = tmp_path / "again", tmp_path / "other"
+    write_relabelled(data, out, ["train"], lambda split: read_split(data, split))
+    before = (out / "wider_face_split/wider_face_train_bbx_gt.txt").read_bytes()
+    data.rename(other)
+    images.write(np.zeros((8, 8, 3), np.uint8), data / "WIDER_train/images/crowd/one.png")
+    for split in ("train", "val"):
+        images.write(np.zeros((8, 8, 3), np.uint8), data / f"WIDER_{split}/images/crowd/two.png")
+    (out / "WIDER_train").unlink()
+    (out / "WIDER_val").symlink_to(other / "WIDER_val")
+    with pytest.raises(DataError, match="WIDER_val holds photos of another data set: name another"):
+        write_relabelled(data, out, ["train", "val"], looked)
+    assert not (out / "WIDER_train").exists()
+    assert (out / "wider_face_split/wider_face_train_bbx_gt.txt").read_bytes() == before
+
+
+def test_a_link_to_the_old_list_is_refused(data, tmp_path):
+    out = tmp_path / "again"
+    out.mkdir()
+    (out / "wider_face_split").symlink_to(data / "wider_face_split")
+    with pytest.raises(DataError, match="is the list as annotated: name another --out"):
+        write_relabelled(data, out, ["train"], lambda _: pytest.fail("looked"))
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_photos_are_looked_at(data, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot write the data set"):
+        write_relabelled(data, tmp_path / "file/out", ["train"], lambda _: pytest.fail("looked"))

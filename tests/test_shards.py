@@ -11,7 +11,7 @@ from faceresnet import images
 from faceresnet.errors import DataError, ImageError
 from faceresnet.evaluation import evaluate, predict
 from faceresnet.shards import CHUNK, pack
-from faceresnet.widerface import read_split
+from faceresnet.widerface import Photo, read_split
 
 FACES = np.array([(10.5, 20.25, 40, 60), (100, 8, 110.125, 20), (30, 30, 31, 33)], np.float32)
 IGNORE = np.array([False, True, False])
@@ -216,3 +216,17 @@ def test_labels_are_compressed_and_photos_are_not(splits, tmp_path):
     assert {kinds[name] for name in kinds if "images" in name} == {zipfile.ZIP_STORED}
     assert {kinds[name] for name in kinds if "split" in name} == {zipfile.ZIP_DEFLATED}
     assert all(a != b for a, b in pairwise(sorted(kinds)))
+
+
+def test_a_new_name_is_nobody_elses(tmp_path):
+    names = ["a/one", "a/one.webp", "a/two.png", "a/two.webp", "a/two.png.webp"]
+    images.write(photo(0), tmp_path / "photo.png")
+    photos = [Photo(name, FACES, IGNORE, tmp_path / "photo.png") for name in names]
+    pack({"train": photos}, tmp_path / "shard.zip", quality=50)
+    assert [p.name for p in read_split(tmp_path / "shard.zip", "train")] == [
+        "a/one.webp.webp",
+        "a/one.webp",
+        "a/two.png.webp.webp",
+        "a/two.webp",
+        "a/two.png.webp",
+    ]

@@ -277,6 +277,53 @@ def test_results_that_belong_to_nothing(tmp_path: Path) -> None:
         read_results(tmp_path, NAMES)
 
 
+def test_results_that_may_belong_to_two_photos(tmp_path: Path) -> None:
+    names = ["x/a.jpg", "x/a.png", "y/b", "y/b.jpg"]
+    write_results(tmp_path / "stem", {"x/a.jpg": ONE})
+    with pytest.raises(DataError, match=r"x/a\.txt may belong to .* x/a\.jpg or to x/a\.png"):
+        read_results(tmp_path / "stem", names)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "y").mkdir()
+    for name in names:
+        (tmp_path / f"{name}.txt").write_text("a\n0\n")
+    (tmp_path / "stem/x/a.txt").unlink()
+    assert set(read_results(tmp_path, names)) == set(names)
+
+
+def damage(archive: Path, kind: str) -> None:
+    """Break what the members of an archive hold, or say that it is encrypted or packed oddly."""
+    data = bytearray(archive.read_bytes())
+    at = 0
+    while (at := data.find(b"PK\x01\x02", at)) >= 0:  # entries of the central directory
+        header = int.from_bytes(data[at + 42 : at + 46], "little")
+        if kind == "encrypted":
+            data[at + 8] |= 1
+            data[header + 6] |= 1
+        elif kind == "unknown compression":
+            data[at + 10] = data[header + 8] = 99
+        else:
+            start = header + 30 + int.from_bytes(data[header + 26 : header + 28], "little")
+            data[start] = 0xFF
+        at += 4
+    archive.write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["damaged", "encrypted", "unknown compression"])
+def test_broken_archives_are_named(tmp_path: Path, kind: str) -> None:
+    with zipfile.ZipFile(tmp_path / "shard.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(LABELS, LIST)
+        archive.writestr("WIDER_val/images/0--Parade/a.jpg", b"a picture")
+        archive.writestr("none/c.txt", "c\n0\n")
+    photo = read_split(tmp_path / "shard.zip", "val")[0]
+    damage(tmp_path / "shard.zip", kind)
+    with pytest.raises(DataError, match=r"the list of faces in .*shard\.zip cannot be read"):
+        read_split(tmp_path / "shard.zip", "val")
+    with pytest.raises(DataError, match=r"a\.jpg is listed but cannot be read from .*shard\.zip"):
+        photo.read_bytes()
+    with pytest.raises(DataError, match=r"shard\.zip cannot be read"):
+        read_results(tmp_path / "shard.zip", NAMES)
+
+
 @pytest.mark.data
 def test_the_real_photos(data_folder: Path) -> None:
     root = data_folder / "faces"

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+#: Names of files that are open already. What is behind one may be a file with a name of its own.
+DESCRIPTORS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 
 
 @contextmanager
@@ -16,23 +21,41 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
             partial.write_text(text)
 
     Folders that are missing are made. After an error nothing is left behind, and what was at the
-    target before is there still.
+    target before is there still. Links are followed and stay. A device, a pipe and a file that is
+    open already, as ``/dev/stdout``, are written to as they are: there is nothing to rename.
 
     Args:
         target: the file to be.
 
     Yields:
-        where to write it: in the same folder, with the same suffix, hidden.
+        where to write it: in the same folder, with the same suffix, hidden; no one else's.
 
     Raises:
         OSError: it cannot be written there.
     """
     target = Path(target)
-    partial = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if _is_stream(target):
+        yield target
+        return
+    place = Path(os.path.realpath(target))
+    # Cut, as names have at most 255 bytes.
+    unique = f".{target.stem[:32]}.{secrets.token_hex(6)}.part{target.suffix[:16]}"
+    partial = place.with_name(unique)
+    place.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
-        os.replace(partial, target)
+        os.replace(partial, place)
     finally:
         with suppress(OSError):  # it is not there any more, or never was
             partial.unlink()
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether what is written there goes elsewhere: to a device, a pipe or an open file."""
+    if str(path).startswith(DESCRIPTORS):
+        return True
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

@@ -27,6 +27,8 @@ COLUMNS = ("photo", "x1", "y1", "x2", "y2", "verdict")
 VERDICTS = ("face", "nothing", "ignore")
 #: "nothing" takes away ignored boxes that overlap its own by this IoU.
 SAME_IOU = 0.5
+#: Boxes are float32: beyond this a coordinate is infinite.
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -47,26 +49,38 @@ def read_corrections(path: Path) -> dict[str, list[Correction]]:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the corrections {path}: {error}") from error
-    rows = csv.reader(io.StringIO(text, newline=""))
-    if tuple(next(rows, ())) != COLUMNS:
+    rows = _rows(text, path)
+    if tuple(next(rows, (1, ()))[1]) != COLUMNS:
         raise DataError(f"{path}: the first line must be {','.join(COLUMNS)}")
     corrections: dict[str, list[Correction]] = {}
-    for row in rows:
+    for line, row in rows:
         try:
             name, x1, y1, x2, y2, verdict = row
             box = (float(x1), float(y1), float(x2), float(y2))
             if verdict not in VERDICTS or not (box[0] < box[2] and box[1] < box[3]):
                 raise ValueError
+            if max(map(abs, box)) > FLOAT32_MAX:
+                raise ValueError
         except ValueError:
             raise DataError(
-                f"{path}:{rows.line_num}: expected photo,x1,y1,x2,y2 and one of "
+                f"{path}:{line}: expected photo,x1,y1,x2,y2 and one of "
                 f"{', '.join(VERDICTS)}, with x1 < x2 and y1 < y2, got '{','.join(row)}'"
             ) from None
         corrections.setdefault(name, []).append(Correction(box, verdict))
     return corrections
+
+
+def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Number of the last line, and cells, of each row of a table."""
+    rows = csv.reader(io.StringIO(text, newline=""))
+    try:
+        for row in rows:
+            yield rows.line_num, row
+    except csv.Error as error:
+        raise DataError(f"{path}:{rows.line_num}: {error}") from error
 
 
 def correct(photo: Photo, corrections: Sequence[Correction]) -> Photo:

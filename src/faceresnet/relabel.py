@@ -11,7 +11,9 @@ What annotators drew is kept as it is (compare pseudo-labels: Lee 2013; Xie et a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,7 +107,7 @@ def write_relabelled(
         for each split the number of faces and of ignored boxes.
 
     Raises:
-        DataError: `root` is a shard, or `out` is `root` or cannot be written.
+        DataError: `root` is a shard, or `out` is `root`, holds other photos or cannot be written.
     """
     if out.exists() and out.samefile(root):
         raise DataError(
@@ -114,23 +116,54 @@ def write_relabelled(
     if Layout(root, "train").is_shard:
         raise DataError(f"{root} is a shard: relabel the folder it was packed from, then pack that")
     counts = {}
+    with _naming(out):
+        _link_photos(root, out, splits)
     for split in splits:
         photos = list(relabelled(split))
-        old, new = Layout(root, split), Layout(out, split)
-        try:
-            with replacing(new.labels) as partial:
-                partial.write_text(format_labels(photos), encoding="utf-8")
-            _link(old.images.parent, new.images.parent)
-            _link(old.images_archive, new.images_archive)
-        except OSError as error:
-            raise DataError(f"cannot write the data set {out}: {error}") from error
+        with _naming(out), replacing(Layout(out, split).labels) as partial:
+            partial.write_text(format_labels(photos), encoding="utf-8")
         counts[split] = _count(photos)
     return counts
 
 
-def _link(old: Path, new: Path) -> None:
-    if old.exists() and not new.exists():
-        new.symlink_to(old.resolve(), target_is_directory=old.is_dir())
+@contextmanager
+def _naming(out: Path) -> Iterator[None]:
+    """Say in errors which data set cannot be written.
+
+    Raises:
+        DataError: it cannot.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot write the data set {out}: {error}") from error
+
+
+def _link_photos(root: Path, out: Path, splits: Collection[str]) -> None:
+    """Make the folder `out`, with links to the photos of `root`.
+
+    Raises:
+        DataError: it holds photos of another data set, or a link to a list of `root`; nothing is
+            made then.
+        OSError: it cannot be written.
+    """
+    missing = []
+    for split in splits:
+        old, new = Layout(root, split), Layout(out, split)
+        if old.labels.exists() and new.labels.exists() and new.labels.samefile(old.labels):
+            raise DataError(f"{new.labels} is the list as annotated: name another --out")
+        for there, here in (
+            (old.images.parent, new.images.parent),
+            (old.images_archive, new.images_archive),
+        ):
+            if not os.path.lexists(here):
+                missing.append((there, here))
+            elif not (there.exists() and here.exists() and here.samefile(there)):
+                raise DataError(f"{here} holds photos of another data set: name another --out")
+    (out / "wider_face_split").mkdir(parents=True, exist_ok=True)
+    for there, here in missing:
+        if there.exists():
+            here.symlink_to(there.resolve(), target_is_directory=there.is_dir())
 
 
 def _count(photos: Sequence[Photo]) -> tuple[int, int]:

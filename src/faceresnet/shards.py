@@ -120,6 +120,11 @@ def _encode(photo: Photo, max_side: int | None, quality: int | None) -> _Stored:
 
 
 def _free_name(name: str, taken: set[str]) -> str:
-    """The name with .webp for its suffix, or after it where another photo is called so."""
+    """The name with .webp for its suffix, or after it, once or more, where that is taken."""
     webp = str(PurePosixPath(name).with_suffix(".webp"))
-    return webp if webp == name or webp not in taken else f"{name}.webp"
+    if webp == name or webp not in taken:
+        return webp
+    free = f"{name}.webp"
+    while free in taken:
+        free += ".webp"
+    return free

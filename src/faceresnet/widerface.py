@@ -33,6 +33,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -50,6 +51,9 @@ SPLITS = ("train", "val")
 Predictions = Mapping[str, tuple[Float[np.ndarray, "M 4"], Float[np.ndarray, "M"]]]
 #: Column of the `invalid` flag in a line of the list of faces.
 INVALID_COLUMN = 7
+#: What `zipfile` raises for archives that are cut off, damaged, encrypted (RuntimeError) or
+#: compressed in a way that it does not know (its subclass NotImplementedError).
+ARCHIVE_ERRORS = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class Layout:
         try:
             with zipfile.ZipFile(self.labels_archive) as archive:
                 return self.labels.relative_to(self.root).as_posix() in archive.namelist()
-        except (OSError, zipfile.BadZipFile) as error:
+        except ARCHIVE_ERRORS as error:
             raise DataError(f"{self.labels_archive} cannot be read: {error}") from error
 
 
@@ -143,7 +147,7 @@ class Photo:
             if self.member is None:
                 return self.path.read_bytes()
             return _open_archive(self.path, os.getpid()).read(self.member)
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
+        except (*ARCHIVE_ERRORS, KeyError) as error:
             place = self.path if self.member is None else f"{self.path}, member {self.member}"
             raise DataError(
                 f"the photo {self.name} is listed but cannot be read from {place} ({error}): "
@@ -240,7 +244,7 @@ def _read_labels(layout: Layout) -> tuple[str, str]:
                 if member in archive.namelist():
                     source = f"{layout.labels_archive}/{member}"
                     return archive.read(member).decode("utf-8-sig"), source
-    except (OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+    except (*ARCHIVE_ERRORS, UnicodeDecodeError) as error:
         raise DataError(f"the list of faces in {layout.root} cannot be read: {error}") from error
     if not layout.root.exists():
         raise DataError(f"there is no {layout.root}: give the folder or shard of a data set.")
@@ -406,17 +410,24 @@ def read_results(
         Boxes and scores, float64, by name; photos without a file are left out.
 
     Raises:
-        DataError: a line is broken (named by file and number), a photo has two files, or no photo
-            has one.
+        DataError: a line is broken (named by file and number), a photo has two files, no photo
+            has one, or a file may belong to two photos, which differ in their extension only.
     """
-    by_stem: dict[str, str] = {}
-    for name in names:
-        by_stem[name] = by_stem[_stem(name)] = name
+    whole = {name: [name] for name in names}
+    by_stem: dict[str, list[str]] = {}
+    for name in whole:
+        by_stem.setdefault(_stem(name), []).append(name)
+    by_stem |= whole
     results: dict[str, tuple[Float[np.ndarray, "M 4"], Float[np.ndarray, "M"]]] = {}
     for file, content in _result_files(Path(path)):
         parts = file.removesuffix(".txt").split("/")
         stems = ("/".join(parts[start:]) for start in range(len(parts)))
-        found = next((by_stem[stem] for stem in stems if stem in by_stem), None)
+        found, *others = next((by_stem[stem] for stem in stems if stem in by_stem), [None])
+        if others:
+            raise DataError(
+                f"{path}/{file} may belong to the photo {found} or to {others[0]}: "
+                f"call the files {found}.txt and {others[0]}.txt."
+            )
         if found in results:
             raise DataError(f"{path} has two result files for the photo {found}, one is {file}.")
         if found is not None:
@@ -454,7 +465,7 @@ def _result_files(path: Path) -> Iterator[tuple[str, bytes]]:
                 file_name = member.replace("\\", "/")
                 if file_name.endswith(".txt") and not file_name.startswith("__MACOSX/"):
                     yield file_name, archive.read(member)
-    except (OSError, zipfile.BadZipFile) as error:
+    except ARCHIVE_ERRORS as error:
         raise DataError(
             f"{path} cannot be read ({error}): expected a folder or a .zip archive of result files."
         ) from error

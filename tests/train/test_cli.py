@@ -113,6 +113,7 @@ def test_without_a_val_split_it_says_so_and_goes_on(capsys, tmp_path):
         (["--data", "{data}", "--keep", "zipped"], "keep must be decoded or encoded"),
         (["--data", "{data}", "--data-device", "tpu"], "must be cpu or cuda"),
         (["--data", "{data}", "--accelerator", "abacus"], "accelerator"),
+        (["--data", "{data}", "--accelerator", "cpu", "--devices", "abc"], "training cannot start"),
     ],
 )
 def test_training_is_refused_in_one_line(capsys, data, tmp_path, arguments, says):
@@ -343,6 +344,18 @@ def test_labels_are_corrected(capsys, data, tmp_path):
         len(one.faces) for one in read_split(data, "train")[1:]
     ]
     assert len(read_split(out, "val")) == len(read_split(data, "val"))
+
+
+def test_corrections_of_photos_that_are_not_there_are_counted(capsys, data, tmp_path):
+    photo = read_split(data, "train")[0]
+    corrections = tmp_path / "list.csv"
+    rows = [f"{name},0,0,9,9,ignore\n" for name in ("no/a.png", photo.name, "no/b.png", "no/a.png")]
+    corrections.write_text("photo,x1,y1,x2,y2,verdict\n" + "".join(rows))
+    arguments = ["--data", data, "--corrections", corrections, "--out", tmp_path / "again"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "correct", *map(str, arguments)])
+    assert not stopped.value.code
+    assert capsys.readouterr().err == "left out 3 corrections of other photos, no/a.png first\n"
 
 
 def test_corrections_of_no_photo_are_refused(capsys, data, tmp_path):

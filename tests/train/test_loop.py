@@ -306,6 +306,23 @@ def test_a_run_does_not_go_on_with_another_network(straight, data):
     assert runs.read_recipe(straight) == small_recipe()
 
 
+def test_a_run_that_cannot_go_on_keeps_its_recipe(straight, data):
+    other = small_recipe(iterations=20)
+    with pytest.raises(TrainingError, match="cannot start here"):
+        run(other, data, straight, resume=True, devices="abc")
+    assert runs.read_recipe(straight) == small_recipe()
+    with pytest.raises(ValueError, match="keep must be"):
+        run(other, data, straight, resume=True, keep="zipped")
+    assert runs.read_recipe(straight) == small_recipe()
+
+
+def test_only_the_first_of_several_processes_writes_the_recipe(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.lightning.Trainer, "is_global_zero", False)
+    monkeypatch.setattr(loop.lightning.Trainer, "fit", lambda *_, **__: None)
+    run(small_recipe(), data, tmp_path / "run")
+    assert not (tmp_path / "run/recipe.json").exists()
+
+
 def test_a_loss_that_is_not_finite_stops_with_its_batch(data, tmp_path, monkeypatch):
     def broken(*arguments):
         terms = original(*arguments)

@@ -122,8 +122,10 @@ def evaluate(
     --worst draws faces found in green, faces missed in yellow, wrong detections in red.
     """
     from faceresnet import evaluation, evaluation_report, widerface
+    from faceresnet.cli.output import STANDARD_OUTPUT
 
-    _check_outputs(curves, worst, save, write_results)
+    json = "-" if json in STANDARD_OUTPUT else json
+    _check_outputs(curves, worst, save, write_results, None if json == "-" else json)
     name = evaluation.check_protocol(protocol or "original")
     truth = _read_truth(data, ground_truth, split, event, need_images=predictions is None)
     found: Predictions
@@ -135,8 +137,6 @@ def evaluate(
         found = find_faces(detector, truth.photos, name)
         shown = f"{name}: {evaluation.PROTOCOLS[name]}"
         threshold = detector.spec.threshold if threshold is None else threshold
-    if write_results:
-        widerface.write_results(write_results, found)
     report = evaluation.evaluate(
         found,
         truth.photos,
@@ -144,18 +144,24 @@ def evaluate(
         threshold=0.5 if threshold is None else threshold,
         subsets=truth.subsets,
     )
+    if json != "-":  # first of all: a file that cannot be written must not cost the figures
+        _print(report)
+    if json:
+        _write_json(report, json, None if predictions else model)
+    if write_results:
+        widerface.write_results(write_results, found)
     if curves:
         evaluation_report.plot_curves(report, curves)
     if worst is not None and save is not None:
         evaluation_report.save_worst(report, truth.photos, worst, save)
-    if json:
-        _write_json(report, json, None if predictions else model)
-    if json != "-":
-        _print(report)
 
 
 def _check_outputs(
-    curves: Path | None, worst: int | None, save: Path | None, write_results: Path | None
+    curves: Path | None,
+    worst: int | None,
+    save: Path | None,
+    write_results: Path | None,
+    json: str | None,
 ) -> None:
     """Refuse at once what would fail after a long run."""
     from faceresnet.evaluation_report import check_picture
@@ -169,6 +175,20 @@ def _check_outputs(
         check_picture(curves)
     if write_results:
         check_results_folder(write_results)
+    for file in (curves, Path(json) if json else None):
+        if file and file.is_dir():
+            raise ValueError(f"{file} is a folder: name a file to write")
+    if save and save.exists() and not save.is_dir():
+        raise ValueError(f"--save needs a folder, {save} is a file")
+    for place in (curves, Path(json) if json else None, save, write_results):
+        _check_parents(place)
+
+
+def _check_parents(place: Path | None) -> None:
+    """Refuse a place below something that is no folder."""
+    there = next((parent for parent in place.parents if parent.exists()), None) if place else None
+    if there and not there.is_dir():
+        raise ValueError(f"{place} cannot be written: {there} is no folder")
 
 
 def open_detector(
@@ -270,12 +290,14 @@ def _write_json(report: Report, destination: str, model: str | None) -> None:
 
     document = ({"model": model} if model else {}) | report.to_json()
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    if destination == "-":
-        sys.stdout.write(text)
-        return
     from faceresnet.atomic import replacing
     from faceresnet.errors import DataError, reason
 
+    if destination == "-":
+        if sys.stdout is None:
+            raise DataError("standard output is closed: name a file for the figures")
+        sys.stdout.write(text)
+        return
     try:
         with replacing(destination) as partial:
             partial.write_text(text, encoding="utf-8")
@@ -289,7 +311,7 @@ def _print(report: Report) -> None:
     from rich.table import Table
 
     # A pipe gets whole lines; only a terminal's are cut to its width.
-    console = Console() if sys.stdout.isatty() else Console(width=200)
+    console = Console() if sys.stdout and sys.stdout.isatty() else Console(width=200)
     # Not the table's title: that would be broken to its width.
     protocol = report.protocol.replace("[", r"\[")
     console.print(f"[bold]Average precision at IoU 0.5[/] ({protocol})", highlight=False)

@@ -5,14 +5,17 @@ Files appear whole when everything is done, or not at all.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from faceresnet.atomic import replacing
 from faceresnet.cli.sources import KEPT_SUFFIXES, Source
 from faceresnet.detections import Detections
 from faceresnet.errors import DataError, reason
@@ -20,8 +23,12 @@ from faceresnet.errors import DataError, reason
 #: Layouts of --format that make one file, and those that fill a folder.
 FILE_FORMATS = ("json", "jsonl", "csv", "coco")
 FOLDER_FORMATS = ("yolo", "wider")
+#: What may be said for standard output. Opened a second time, a file there would be written over.
+STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1")
 #: What a file's suffix says about its layout; every other suffix says nothing.
 FORMAT_BY_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+#: What becomes of the bytes of a file name that are no text: ``\udcff``, as JSON writes it too.
+UNENCODABLE = "backslashreplace"
 
 
 class Results:
@@ -75,12 +82,12 @@ def open_results(format: str | None, destination: str | None, *, hint: bool = Fa
     if format is None and destination is None:
         return _Table(hint)
     if format in FOLDER_FORMATS:
-        if destination in (None, "-"):
+        if destination in (None, *STANDARD_OUTPUT):
             raise ValueError(f"--format {format} writes a file for each photo: add --json FOLDER")
         if Path(destination).is_file():
             raise ValueError(f"--format {format} needs a folder, {destination} is a file")
         return _Folder(Path(destination), format)
-    path = None if destination in (None, "-") else Path(destination)
+    path = None if destination in (None, *STANDARD_OUTPUT) else Path(destination)
     if format is None and path is not None:
         format = FORMAT_BY_SUFFIX.get(path.suffix.lower())
     if path is not None and path.is_dir():
@@ -114,9 +121,9 @@ def refuse_overwriting(sources: Sequence[Source], outputs: Sequence[Path]) -> No
     Raises:
         ValueError: it would.
     """
-    inputs = {source.path.resolve() for source in sources if source.path}
+    inputs = {os.path.realpath(source.path) for source in sources if source.path}
     for output in outputs:
-        if output.resolve() in inputs:
+        if os.path.realpath(output) in inputs:
             raise ValueError(f"{output} is one of the photos: choose another place for the results")
 
 
@@ -148,6 +155,7 @@ class _Table(Results):
         from rich.console import Console
 
         if self._table.row_count:
+            _take_every_name()
             Console().print(self._table)
         if whole and self._hint and self._table.row_count:
             print("--save FOLDER draws the boxes, --json - prints them.", file=sys.stderr)
@@ -159,18 +167,42 @@ class _File(Results):
     def __init__(self, path: Path | None, format: str) -> None:
         self.place = path
         self._format = format
-        self._partial: Path | None = None
+        self._exit = ExitStack()
         self._file: IO[str] = sys.stdout
 
     def targets(self, sources: Sequence[Source]) -> list[Path]:
         return [self.place] if self.place else []
 
     def __enter__(self) -> Self:
-        self._partial, self._file = _open(self.place)
+        if self.place is not None:
+            with _naming(self.place), ExitStack() as stack:
+                partial = stack.enter_context(replacing(self.place))
+                file = partial.open("w", encoding="utf-8", errors=UNENCODABLE, newline="")
+                self._file = stack.enter_context(file)
+                self._exit = stack.pop_all()
+            return self
+        if sys.stdout is None:
+            raise DataError("standard output is closed: name a file for the results")
+        _take_every_name()
         return self
 
-    def close(self, *, whole: bool) -> None:
-        _close(self._file, self._partial, self.place, whole)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._exit.__exit__(kind, error, trace)
+        elif self.place is None:
+            self.finish()
+            self._file.flush()
+        else:
+            with _naming(self.place), self._exit:
+                self.finish()
+
+    def finish(self) -> None:
+        """Write what comes after the last photo."""
 
 
 class _Lines(_File):
@@ -187,10 +219,9 @@ class _Lines(_File):
         if self.place is None:
             self._file.flush()
 
-    def close(self, *, whole: bool) -> None:
+    def finish(self) -> None:
         if self._format == "csv" and self._header:
             self._file.write(Detections.empty((1, 1)).to_csv())
-        super().close(whole=whole)
 
 
 class _Document(_File):
@@ -212,12 +243,7 @@ class _Document(_File):
         )
         self._annotations += faces.to_coco(image_id, first_id=len(self._annotations) + 1)
 
-    def close(self, *, whole: bool) -> None:
-        if whole:
-            self._file.write(self._text())
-        super().close(whole=whole)
-
-    def _text(self) -> str:
+    def finish(self) -> None:
         photos = ",\n".join(json.dumps(photo, ensure_ascii=False) for photo in self._images)
         text = f"[\n{photos}\n]\n"
         if self._format == "coco":
@@ -227,7 +253,7 @@ class _Document(_File):
                 "categories": [{"id": 1, "name": "face"}],
             }
             text = json.dumps(coco, ensure_ascii=False) + "\n"
-        return text
+        self._file.write(text)
 
 
 class _Folder(Results):
@@ -246,34 +272,25 @@ class _Folder(Results):
     def add(self, source: Source, faces: Detections) -> None:
         path = self._file(source)
         wider = self._format == "wider"
-        partial, file = _open(path)
-        file.write(faces.to_wider(source.target.name) if wider else faces.to_yolo())
-        _close(file, partial, path, whole=True)
+        text = faces.to_wider(source.target.name) if wider else faces.to_yolo()
+        with _naming(path), replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8", errors=UNENCODABLE, newline="")
 
 
-def _open(path: Path | None) -> tuple[Path | None, IO[str]]:
-    """A temporary file beside the target, or standard output.
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say in errors which file cannot be written.
 
     Raises:
-        DataError: nothing can be written there.
+        DataError: it cannot.
     """
-    if path is None:
-        return None, sys.stdout
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return partial, partial.open("w", encoding="utf-8", newline="")
+        yield
     except OSError as error:
         raise DataError(f"cannot write {path}: {reason(error)}") from error
 
 
-def _close(file: IO[str], partial: Path | None, path: Path | None, whole: bool) -> None:
-    """Give the temporary file its name, or remove it."""
-    if partial is None or path is None:
-        file.flush()
-        return
-    file.close()
-    if whole:
-        os.replace(partial, path)
-    else:
-        partial.unlink()
+def _take_every_name() -> None:
+    """Let standard output take file names that are no text."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=UNENCODABLE)

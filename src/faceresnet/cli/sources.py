@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import http.client
+import os
 import sys
 import urllib.error
 import urllib.parse
@@ -60,7 +61,7 @@ class Source:
                 if self.path.suffix.lower() not in VIDEO_SUFFIXES or not self.path.is_file():
                     raise
                 raise ImageError(f"{self.path} is a video: see 'faceresnet video'") from error
-        content = sys.stdin.buffer.read() if self.name == "stdin" else _download(self.name)
+        content = _read_stdin() if self.name == "stdin" else _download(self.name)
         try:
             return images.read(content, max_pixels=max_pixels)
         except ImageError as error:
@@ -78,10 +79,10 @@ def expand(arguments: Sequence[str], *, recursive: bool = False) -> list[Source]
         ValueError: a folder or a glob holds no photo.
     """
     sources: list[Source] = []
-    seen: set[Path | str] = set()
+    seen: set[str] = set()
     taken: set[str] = set()
     for name, target, path in _named(arguments, recursive):
-        identity = path.resolve() if path else name
+        identity = os.path.realpath(path) if path else name
         if identity not in seen:
             seen.add(identity)
             sources.append(Source(name, _unique(target, taken), path))
@@ -134,6 +135,17 @@ def _unique(target: PurePath, taken: set[str]) -> PurePath:
         candidate = target.with_name(f"{target.name}-{number}")
     taken.add(str(candidate).lower())
     return candidate
+
+
+def _read_stdin() -> bytes:
+    """Content of standard input.
+
+    Raises:
+        ImageError: it is closed.
+    """
+    if sys.stdin is None:
+        raise ImageError("standard input is closed: there is no photo to read")
+    return sys.stdin.buffer.read()
 
 
 def _download(url: str) -> bytes:

@@ -11,7 +11,7 @@ import typer
 
 from faceresnet.cli.evaluate import find_faces, open_detector
 from faceresnet.cli.options import Enlarge, Model, Threads
-from faceresnet.cli.progress import progress
+from faceresnet.cli.progress import count, progress
 from faceresnet.errors import DataError, MissingExtraError, TrainingError
 
 if TYPE_CHECKING:
@@ -345,6 +345,10 @@ def correct(
     splits = read_training_splits(data)
     corrected = {**splits, "train": list(correct_all(splits["train"], known))}
     counts = write_relabelled(data, out, splits, lambda split: corrected[split])
+    names = {photo.name for photo in splits["train"]}
+    if others := [name for name in known if name not in names]:
+        rows = count(sum(len(known[name]) for name in others), "correction")
+        typer.echo(f"left out {rows} of other photos, {others[0]} first", err=True)
     typer.echo(changes(out, splits["train"], counts["train"]))
 
 

@@ -429,7 +429,6 @@ def train(
     if resume and read_recipe(folder).network != recipe.network:
         raise TrainingError(f"{folder} holds a run of another network: start a new run")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / RECIPE_FILE, recipes.to_json(recipe))
 
     lightning.seed_everything(recipe.seed, verbose=False)
     module = Training(recipe, folder, validation)
@@ -460,6 +459,8 @@ def train(
             seen, _ = make_batch(photos, recipe.augmentation, SETTLED, (recipe.seed, 1))
             settle(module.model, seen.cpu())
         data = Data(photos, recipe, workers if data_device == "cpu" else 0)
+        if trainer.is_global_zero:  # not before everything that can be refused
+            write_json(folder / RECIPE_FILE, recipes.to_json(recipe))
         trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
     return last
 
@@ -541,5 +542,5 @@ def make_trainer(
             enable_progress_bar=interactive,
             enable_model_summary=False,
         )
-    except MisconfigurationException as error:
+    except (MisconfigurationException, TypeError) as error:  # TypeError: devices that are no number
         raise TrainingError(f"training cannot start here: {error}") from error
