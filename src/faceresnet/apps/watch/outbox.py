@@ -269,6 +269,7 @@ class Webhook:
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ValueError(f"'{mask(url)}' is no address of a webhook: expected http(s)://…")
         self._url, self._pictures, self._pauses_s = url, pictures, pauses_s
+        self._server = f"{parsed.scheme}://{parsed.host}"  # the path may be the secret itself
         self._client = httpx.Client(timeout=timeout_s)
 
     def deliver(self, event: Event, closing: threading.Event) -> None:
@@ -283,7 +284,7 @@ class Webhook:
             if problem is None:
                 return
             if final or pause_s is None or closing.wait(pause_s):
-                raise FaceResNetError(f"not delivered to {mask(self._url)}: {problem}")
+                raise FaceResNetError(f"not delivered to {self._server}: {problem}")
 
     def _post(self, content: dict[str, object]) -> tuple[str | None, bool]:
         """What is wrong, if anything, and whether it is so for ever."""
