@@ -214,8 +214,14 @@ def test_a_picture_in_the_transparency_is_covered(tmp_path, mode, method):
     colours.putalpha(Image.fromarray(ink))
     source, target = tmp_path / "ink.png", tmp_path / "out.png"
     colours.save(source)
-    box = np.array([[40, 30, 80, 70]], np.float32)
-    anonymise_photo(source, target, lambda image: box, Covering(method))
+    seen = []
+
+    def locate(image):
+        seen.append(image)
+        return np.array([[40, 30, 80, 70]], np.float32)
+
+    assert anonymise_photo(source, target, locate, Covering(method)).faces == 1
+    assert len(seen) == 1  # and not the ink without its transparency, which is one colour
     with Image.open(target) as after:
         assert after.mode == mode
         alpha = np.asarray(after)[:, :, -1]

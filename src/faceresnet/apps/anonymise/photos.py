@@ -158,8 +158,8 @@ def _find(frame: PILImage.Image, locate: Locate) -> Float[np.ndarray, "M 4"]:
     if frame.mode not in _ALPHA:
         return found
     opaque = np.ascontiguousarray(np.asarray(frame.convert("RGBA"))[:, :, :3])
-    if np.array_equal(opaque, image):
-        return found
+    if np.array_equal(opaque, image) or (opaque == opaque[0, 0]).all():
+        return found  # nothing else is there: one colour alone is no face
     hidden = locate(opaque)
     known = boxes_.iou(hidden, found).max(axis=1, initial=0) >= SAME_FACE_IOU
     return np.concatenate([found, hidden[~known]])
