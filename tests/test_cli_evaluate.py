@@ -157,6 +157,12 @@ def test_refuses_at_once(data: Path, arguments: list[str], message: str) -> None
         raise result.exception
 
 
+def test_a_score_above_1_is_refused(data: Path) -> None:
+    result = run("evaluate", "--data", str(data), "--threshold", "3")
+    assert result.exit_code == 2
+    assert "--threshold" in result.stderr
+
+
 def test_the_figures_are_printed_before_a_file_fails(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,8 @@ def evaluate(
         float | None,
         typer.Option(
             help="Score from which recall by size and the worst photos count detections.",
+            min=0,
+            max=1,
             show_default="the model's own, else 0.5",
             rich_help_panel=RESULTS,
         ),
