@@ -12,6 +12,7 @@ import torch
 from conftest import blob_image
 from faceresnet import FaceDetector, images
 from faceresnet.cli import main
+from faceresnet.cli.training import measured
 from faceresnet.engine import read_spec
 from faceresnet.train import recipes
 from faceresnet.train.runs import read_recipe
@@ -377,3 +378,14 @@ def test_help_needs_no_torch(capsys):
     ):
         assert "Usage" in succeed(capsys, *command, "--help")
     assert "faceresnet.cli.training" in sys.modules
+
+
+def test_events_without_faces_have_no_ap(blob_model, tmp_path, capsys):
+    face = (blob_image((96, 128), (60, 50, 40)), [[40, 30, 80, 70]])
+    nothing = (blob_image((96, 128)), np.zeros((0, 4)))
+    faces = write_split(tmp_path, "val", [face], event="faces")
+    scenery = write_split(tmp_path / "b", "val", [nothing], event="scenery")
+    spec = read_spec(blob_model)
+    assert measured(blob_model, spec, faces + scenery).measured == {"all": 1.0, "faces": 1.0}
+    assert "nan" not in capsys.readouterr().out
+    assert measured(blob_model, spec, scenery) == spec

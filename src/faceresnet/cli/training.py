@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Sequence
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -406,7 +407,7 @@ def read(data: Path, split: str, *, optional: bool = False) -> list[Photo]:
 
 
 def measured(file: Path, spec: ModelSpec, validation: Sequence[Photo]) -> ModelSpec:
-    """The specification with the AP measured on the validation photos, printed too."""
+    """The specification with the AP measured on the validation photos, if they show any face."""
     if not validation:
         return spec
     import numpy as np
@@ -415,7 +416,10 @@ def measured(file: Path, spec: ModelSpec, validation: Sequence[Photo]) -> ModelS
 
     detector = open_detector(str(file), "original")
     report = evaluate(find_faces(detector, validation, "original"), validation, protocol="original")
+    if isnan(report.ap):
+        return spec
     aps = {"all": report.ap, **{event: curve.ap for event, curve in report.events.items()}}
+    aps = {event: ap for event, ap in aps.items() if not isnan(ap)}  # an event without faces
     for event, ap in aps.items():
         typer.echo(f"{spec.precision}: AP {ap:.4f} on {event} (val, original size)")
     (curve,) = report.curves.values()

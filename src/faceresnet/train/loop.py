@@ -208,7 +208,8 @@ class Training(lightning.LightningModule):
         report = evaluate(found, self.validation, protocol="original")
         self.log("ap", report.ap, prog_bar=True, batch_size=1, sync_dist=True)
         for event, curve in report.events.items():
-            self.log(f"ap/{event}", curve.ap, batch_size=1, sync_dist=True)
+            if not math.isnan(curve.ap):  # an event without faces
+                self.log(f"ap/{event}", curve.ap, batch_size=1, sync_dist=True)
 
 
 def _relocate(value: Any, old: str, new: str) -> Any:
