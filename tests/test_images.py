@@ -81,10 +81,14 @@ def test_transparency_of_palettes_and_rgb(photo):
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "PPM"])
 def test_16_bits_keep_their_range(format):
-    grey = np.array([[257, 32896, 65278, 0]], np.uint16)
-    image = images.read(encoded(Image.fromarray(grey), format))
-    assert image[0, :, 0].tolist() == [1, 128, 254, 0]
-    assert (image == image[:, :, :1]).all()
+    for values, expected in (
+        ([0, 257, 32896, 65535], [0, 1, 128, 255]),
+        ([257, 32896, 65278, 0], [1, 128, 254, 0]),  # not stretched
+    ):
+        grey = np.array([values], np.uint16)
+        image = images.read(encoded(Image.fromarray(grey), format))
+        assert image[0, :, 0].tolist() == expected
+        assert (image == image[:, :, :1]).all()
 
 
 def test_big_endian_16_bits():
