@@ -62,9 +62,9 @@ def relabel(photo: Photo, found: Detections, doubt: Doubt) -> Photo:
     """
     faces = photo.faces[~photo.ignore]
     new = ~(boxes_.iou(found.boxes, faces) >= KNOWN_IOU).any(axis=1)
-    inside = _inside(found.boxes, photo.faces[photo.ignore])
-    teach = new & inside & (found.scores >= doubt.teach)
-    outside = new & ~inside & (found.scores >= doubt.ignore)
+    within = inside(found.boxes, photo.faces[photo.ignore])
+    teach = new & within & (found.scores >= doubt.teach)
+    outside = new & ~within & (found.scores >= doubt.ignore)
     if photo.event in doubt.complete:
         outside[:] = False
     return replace(
@@ -76,15 +76,15 @@ def relabel(photo: Photo, found: Detections, doubt: Doubt) -> Photo:
     )
 
 
-def _inside(
+def inside(
     found: Float32[np.ndarray, "M 4"], ignored: Float32[np.ndarray, "K 4"]
 ) -> Bool[np.ndarray, "M"]:
     """Which boxes lie for the most part in one of the others."""
     top_left = np.maximum(found[:, None, :2], ignored[None, :, :2])
     bottom_right = np.minimum(found[:, None, 2:], ignored[None, :, 2:])
     shared: np.ndarray = np.prod((bottom_right - top_left).clip(min=0), axis=2)
-    inside: np.ndarray = np.any(shared >= INSIDE * boxes_.area(found)[:, None], axis=1)
-    return inside
+    within: np.ndarray = np.any(shared >= INSIDE * boxes_.area(found)[:, None], axis=1)
+    return within
 
 
 def write_relabelled(

@@ -111,6 +111,8 @@ def test_without_a_val_split_it_says_so_and_goes_on(capsys, tmp_path):
         (["--data", "{data}", "--init", "{data}/notes.pth"], "does not hold weights"),
         (["--data", "{data}", "--reshape", "bend"], "--reshape must be one of narrow, widen, grow"),
         (["--data", "{data}", "--reshape", "widen"], "needs the weights of another network"),
+        (["--data", "{data}", "--teacher", "nobody"], "no model is called 'nobody'"),
+        (["--data", "{data}", "--set", "distillation.trust=2"], "trust must be above 0"),
         (["--data", "{data}", "--keep", "zipped"], "keep must be decoded or encoded"),
         (["--data", "{data}", "--data-device", "tpu"], "must be cpu or cuda"),
         (["--data", "{data}", "--accelerator", "abacus"], "accelerator"),

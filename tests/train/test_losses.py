@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -160,6 +161,7 @@ TARGETS = Targets(
     torch.tensor([1, 3]),
     torch.tensor([[11.0, 0, 21, 10], [0, 0, 10, 20]]),
     torch.tensor([0, 1]),
+    torch.ones(2),
     torch.tensor([[True, False, False], [False, False, False]]),
 )
 LOGITS = torch.tensor([[5.0, 0.5, -1.0], [2.0, -2.0, 0.0]])
@@ -229,6 +231,7 @@ def test_a_box_that_is_right_is_taught_as_one(right, taught):
         torch.tensor([0]),
         torch.tensor([[0.0, 0, 10, 8]]),
         torch.tensor([0]),
+        torch.ones(1),
         torch.tensor([[False]]),
     )
     logits = torch.tensor([[0.3]])
@@ -258,6 +261,7 @@ def test_no_positive_anchor_is_no_trouble(loss, all_ignored):
         torch.zeros(0, dtype=torch.int64),
         torch.zeros(0, 4),
         torch.zeros(0, dtype=torch.int64),
+        torch.zeros(0),
         torch.full((2, 3), all_ignored),
     )
     found = detection_loss(logits, deltas, ANCHORS, nothing, (1.0, 1.0), loss)
@@ -283,6 +287,7 @@ def test_a_balanced_total_weighs_both_terms_of_each_positive_anchor():
         torch.tensor([1, 3, 4]),
         torch.tensor([[11.0, 0, 21, 10], [0, 0, 10, 20], [0, 0, 10, 20]]),
         torch.tensor([0, 1, 1]),
+        torch.ones(3),
         TARGETS.ignored,
     )
     loss = Loss(**{**vars(PAPER), "per_positive": True, "balance": 1.0})
@@ -318,3 +323,31 @@ def test_half_precision_outputs_are_summed_in_single(seed):
 def test_unknown_losses_are_refused(change):
     with pytest.raises(ValueError, match=" must be "):
         Loss(**change)
+
+
+def test_a_face_that_is_not_sure_is_taught_and_counts_as_its_score():
+    """The first of the two faces is sure, the second to a quarter."""
+    score = torch.tensor([1.0, 0.25])
+    targets = replace(TARGETS, score=score)
+    loss = Loss(alpha=1.0, box_weight=1.0, quality=False)
+    found = detection_loss(LOGITS, DELTAS, ANCHORS, targets, (1.0, 1.0), loss)
+    labels = torch.tensor([[0, 1.0, 0], [0.25, 0, 0]])
+    terms = focal_loss(LOGITS, labels, 2.0, 1.0) * ~TARGETS.ignored
+    assert found["classification"].item() == pytest.approx(terms.sum().item() / 1.25, rel=1e-5)
+    boxes = decode(DELTAS.flatten(0, 1)[[1, 3]], ANCHORS[[1, 0]], (1.0, 1.0))
+    expected = (diou_loss(boxes, TARGETS.boxes) * score).sum().item() / 1.25
+    assert found["boxes"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_quality_of_a_face_that_is_not_sure_is_scaled():
+    targets = Targets(
+        torch.tensor([0]),
+        torch.tensor([[0.0, 0, 10, 8]]),
+        torch.tensor([0]),
+        torch.tensor([0.5]),
+        torch.tensor([[False]]),
+    )
+    logits = torch.tensor([[0.3]])
+    found = detection_loss(logits, torch.zeros(1, 1, 4), ANCHORS[:1], targets, (1.0, 1.0), Loss())
+    expected = focal_loss(logits, torch.tensor([[0.5 * 0.8]]), 2.0, 1.0)
+    assert found["classification"].item() == pytest.approx(expected.item(), rel=1e-5)

@@ -45,6 +45,7 @@ def make_faces(rows):
         torch.tensor([box for box, _, _ in rows], dtype=torch.float32).reshape(-1, 4),
         torch.tensor([image for _, image, _ in rows], dtype=torch.int64),
         torch.tensor([ignore for _, _, ignore in rows], dtype=torch.bool),
+        torch.ones(len(rows)),
     )
 
 
@@ -216,9 +217,8 @@ def test_images_of_a_batch_do_not_see_each_other(rows):
     together = adaptive(faces)
     for image in range(3):
         own = faces.image == image
-        alone = adaptive(
-            Faces(faces.boxes[own], torch.zeros_like(faces.image[own]), faces.ignore[own]), 1
-        )
+        image_ = torch.zeros_like(faces.image[own])
+        alone = adaptive(Faces(faces.boxes[own], image_, faces.ignore[own], faces.score[own]), 1)
         here = together.positive // R == image
         assert torch.equal(together.positive[here] % R, alone.positive)
         assert torch.equal(together.boxes[here], alone.boxes)

@@ -55,6 +55,14 @@ def train(
             metavar="narrow|widen|grow",
         ),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Distillation: a model that says how sure one can be of each face, such as "
+            "faceresnet-50.",
+            metavar="NAME|FILE",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     set_: Annotated[
         list[str] | None,
@@ -112,7 +120,8 @@ def train(
     from faceresnet.train import loop, recipes, runs
 
     chosen = runs.read_recipe(out) if resume else recipes.recipe(recipe)
-    chosen = recipes.override(chosen, set_ or ())
+    taught = [] if teacher is None else [f"distillation.teacher={teacher}"]
+    chosen = recipes.override(chosen, [*(set_ or ()), *taught])
     if data is None:
         raise ValueError("train needs photos: give --data")
     if reshape not in (None, *runs.RESHAPINGS):

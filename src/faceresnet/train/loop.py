@@ -57,6 +57,7 @@ from faceresnet.train.runs import (
     write_json,
 )
 from faceresnet.train.targets import Faces, Targets, assign_adaptively, assign_by_iou
+from faceresnet.train.teacher import Teacher
 from faceresnet.train.validation import TorchDetector
 from faceresnet.widerface import Photo
 
@@ -74,9 +75,15 @@ class Batches(Dataset[Batch]):
     """
 
     def __init__(
-        self, photos: PhotoSet, recipe: Recipe, first: int, count: int, rank: int = 0
+        self,
+        photos: PhotoSet,
+        recipe: Recipe,
+        first: int,
+        count: int,
+        rank: int = 0,
+        teacher: Teacher | None = None,
     ) -> None:
-        self.photos, self.recipe = photos, recipe
+        self.photos, self.recipe, self.teacher = photos, recipe, teacher
         self.first, self.count, self.rank = first, count, rank
         self._anchors: dict[tuple[int, int], Tensor] = {}
 
@@ -90,6 +97,8 @@ class Batches(Dataset[Batch]):
         seed = (self.recipe.seed, self.rank, self.first + index)
         batch = self.recipe.schedule.batch
         images_, faces = make_batch(self.photos, self.recipe.augmentation, batch, seed)
+        if self.teacher is not None:
+            faces = self.teacher(images_, faces)
         size = (images_.shape[1], images_.shape[2])
         if size not in self._anchors:
             made = make_anchors(self.recipe.network.levels, size)
@@ -160,6 +169,7 @@ class Training(lightning.LightningModule):
             "boxes": faces.boxes,
             "image": faces.image,
             "ignore": faces.ignore,
+            "score": faces.score,
         }
         torch.save({name: value.cpu() for name, value in saved.items()}, file)
         raise TrainingError(
@@ -261,9 +271,11 @@ def epoch_end(schedule: Schedule, done: int) -> int:
 class Data(lightning.LightningDataModule):
     """Epoch after epoch of batches."""
 
-    def __init__(self, photos: PhotoSet, recipe: Recipe, workers: int) -> None:
+    def __init__(
+        self, photos: PhotoSet, recipe: Recipe, workers: int, teacher: Teacher | None
+    ) -> None:
         super().__init__()
-        self.photos, self.recipe, self.workers = photos, recipe, workers
+        self.photos, self.recipe, self.workers, self.teacher = photos, recipe, workers, teacher
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The batches of the epoch that starts."""
@@ -271,7 +283,8 @@ class Data(lightning.LightningDataModule):
         done = self.recipe.schedule.start + self.trainer.global_step
         # Lightning wants one even of a run that is done, and then takes none.
         count = max(1, epoch_end(self.recipe.schedule, done) - done)
-        batches = Batches(self.photos, self.recipe, done, count, self.trainer.global_rank)
+        rank = self.trainer.global_rank
+        batches = Batches(self.photos, self.recipe, done, count, rank, self.teacher)
         # Forks share the photos; other start methods would copy them to every worker.
         fork = "fork" if self.workers and sys.platform == "linux" else None
         return DataLoader(
@@ -419,6 +432,7 @@ def train(
     Raises:
         TrainingError: nothing to resume, a run that is already there, a device that is not, or a
             non-finite loss.
+        ModelError: there is no such teacher.
         ValueError: no such device.
     """
     last = folder / LAST
@@ -429,6 +443,7 @@ def train(
         raise TrainingError(f"{folder} already holds a run: go on with --resume, or name another")
     if resume and read_recipe(folder).network != recipe.network:
         raise TrainingError(f"{folder} holds a run of another network: start a new run")
+    teacher = Teacher(recipe.distillation) if recipe.distillation.teacher else None
     folder.mkdir(parents=True, exist_ok=True)
 
     lightning.seed_everything(recipe.seed, verbose=False)
@@ -459,7 +474,7 @@ def train(
         if reshape == "grow" and not resume:
             seen, _ = make_batch(photos, recipe.augmentation, SETTLED, (recipe.seed, 1))
             settle(module.model, seen.cpu())
-        data = Data(photos, recipe, workers if data_device == "cpu" else 0)
+        data = Data(photos, recipe, workers if data_device == "cpu" else 0, teacher)
         if trainer.is_global_zero:  # not before everything that can be refused
             write_json(folder / RECIPE_FILE, recipes.to_json(recipe))
         trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)

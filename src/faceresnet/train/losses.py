@@ -31,8 +31,9 @@ class Loss:
         balance: 0 counts every positive anchor the same, 1 every face: a face of 32 px has six
             times as many anchors as one of 7 px. Between, a face counts as its anchors' number to
             the power of 1 − `balance`.
-        per_positive: divide the classification loss by the number of positive anchors (RetinaNet)
-            instead of by the number of all anchors (equation 61).
+        per_positive: divide the classification loss by the number of positive anchors (RetinaNet;
+            the sum of their scores, where a teacher is not sure of them) instead of by the number
+            of all anchors (equation 61).
     """
 
     assigner: str = "adaptive"
@@ -120,6 +121,9 @@ def detection_loss(
 ) -> dict[str, Tensor]:
     """The total of equation 61 and its two terms.
 
+    A face of which a teacher is not sure is taught as its score (times the quality), and its boxes
+    count as much as that.
+
     Args:
         logits: (N, R).
         deltas: (N, R, 4).
@@ -132,7 +136,7 @@ def detection_loss(
         scalars ``loss``, ``classification`` and ``boxes``.
     """
     logits, deltas = logits.float(), deltas.float()
-    positives = max(len(targets.positive), 1)
+    positives = targets.score.sum().clamp(min=1)
     chosen_deltas = deltas.flatten(0, 1)[targets.positive]
     chosen_anchors = anchors[targets.positive % len(anchors)]
     boxes = decode(chosen_deltas, chosen_anchors, scales)
@@ -142,13 +146,13 @@ def detection_loss(
     else:
         box_terms = diou_loss(boxes, targets.boxes)
     weights = anchor_weights(targets.face, loss.balance)
-    box_term = (weights * box_terms).sum() / positives
+    box_term = (weights * targets.score * box_terms).sum() / positives
 
     labels = torch.zeros_like(logits).flatten()
-    labels[targets.positive] = 1.0
+    labels[targets.positive] = targets.score
     if loss.quality:
         quality = pairwise_iou(boxes.detach(), targets.boxes) / loss.right
-        labels[targets.positive] = quality.clamp(max=1.0)
+        labels[targets.positive] = targets.score * quality.clamp(max=1.0)
     terms = focal_loss(logits, labels.view_as(logits), loss.gamma, loss.alpha)
     counted = (~targets.ignored).to(terms.dtype)
     counted.view(-1)[targets.positive] = weights.to(terms.dtype)

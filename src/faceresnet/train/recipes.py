@@ -10,7 +10,7 @@ import dataclasses
 import typing
 from ast import literal_eval
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from typing import Any
 
@@ -18,6 +18,7 @@ from faceresnet.anchors import Level
 from faceresnet.train.augment import Augmentation
 from faceresnet.train.losses import Loss
 from faceresnet.train.model import Network
+from faceresnet.train.teacher import Distillation
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Recipe:
     loss: Loss
     augmentation: Augmentation
     schedule: Schedule
+    distillation: Distillation = field(default_factory=Distillation)
     seed: int = 0
     #: px; the largest face that the trained model finds well in one look (`ModelSpec`), measured
     #: by benchmarks/stress.py; 0 stands for the largest anchor.

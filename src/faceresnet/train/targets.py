@@ -25,15 +25,18 @@ class Faces:
         boxes: (T, 4) float32 px, all faces of all images.
         image: (T,) int64, which image each belongs to.
         ignore: (T,) bool, faces that are neither taught as faces nor as background.
+        score: (T,) float32, how sure it is that each is a face: 1 but for a teacher's doubt.
     """
 
     boxes: Tensor
     image: Tensor
     ignore: Tensor
+    score: Tensor
 
     def to(self, device: torch.device | str) -> Faces:
         """The same faces on another device."""
-        return Faces(self.boxes.to(device), self.image.to(device), self.ignore.to(device))
+        columns = (self.boxes, self.image, self.ignore, self.score)
+        return Faces(*(column.to(device) for column in columns))
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,14 @@ class Targets:
         positive: (P,) int64 flat indices into (N, R) of the anchors that answer for a face.
         boxes: (P, 4) px, the face of each.
         face: (P,) int64, the index of that face among the batch's `Faces`.
+        score: (P,) float32, how sure it is that it is one.
         ignored: (N, R) bool, anchors left out of the classification loss.
     """
 
     positive: Tensor
     boxes: Tensor
     face: Tensor
+    score: Tensor
     ignored: Tensor
 
     def to(self, device: torch.device | str) -> Targets:
@@ -61,7 +66,7 @@ class Targets:
         return Targets(*(t.pin_memory() for t in self._tensors()))
 
     def _tensors(self) -> tuple[Tensor, ...]:
-        return self.positive, self.boxes, self.face, self.ignored
+        return self.positive, self.boxes, self.face, self.score, self.ignored
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -238,4 +243,4 @@ def near_ignored(anchors: Tensor, faces: Faces, images: int) -> Tensor:
 def _targets(matched: Tensor, ignored: Tensor, faces: Faces) -> Targets:
     positive = torch.nonzero(matched.flatten() >= 0).flatten()
     face = matched.flatten()[positive]
-    return Targets(positive, faces.boxes[face], face, ignored & (matched < 0))
+    return Targets(positive, faces.boxes[face], face, faces.score[face], ignored & (matched < 0))

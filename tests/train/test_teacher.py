@@ -1,0 +1,223 @@
+"""What a teacher says of the images that the network in training is shown."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from faceresnet.errors import ModelError
+from faceresnet.train import loop, runs
+from faceresnet.train import teacher as module
+from faceresnet.train.loop import train
+from faceresnet.train.targets import Faces
+from faceresnet.train.teacher import FAINTEST, Distillation, Teacher
+from faceresnet.widerface import read_split
+from train.samples import small_recipe, write_split
+
+FACE = (10.0, 10.0, 30.0, 30.0)
+OTHER = (60.0, 60.0, 80.0, 80.0)
+THIRD = (60.0, 10.0, 80.0, 30.0)
+
+
+def array(*boxes):
+    return np.array(boxes, np.float32).reshape(-1, 4)
+
+
+def judge(labelled, ignore, found, sure, **numbers):
+    return Distillation("any", **numbers).judge(
+        array(*labelled), np.array(ignore, bool), array(*found), np.array(sure, np.float32)
+    )
+
+
+# --- what counts how much ---
+
+
+def test_a_face_of_the_labels_counts_in_part_as_the_teacher_says():
+    near = (12.0, 10.0, 32.0, 30.0)  # IoU .82; the best of the two counts
+    scores, new, _ = judge([FACE, OTHER], [False, False], [FACE, near], [0.3, 0.8], trust=0.25)
+    assert scores.tolist() == pytest.approx([0.75 + 0.25 * 0.8, 0.75])
+    assert scores.dtype == np.float32
+    assert len(new) == 0
+
+
+def test_a_box_beside_the_face_has_not_seen_it():
+    beside = (20.0, 10.0, 40.0, 30.0)  # IoU 1/3
+    scores, new, sure = judge([FACE], [False], [beside], [0.9])
+    assert scores.tolist() == [0.5]
+    assert new.tolist() == [list(beside)]
+    assert sure.tolist() == pytest.approx([0.45])
+
+
+def test_what_only_the_teacher_sees_counts_in_part_and_in_full_where_labels_say_nothing():
+    head = (55.0, 5.0, 85.0, 35.0)
+    scores, new, sure = judge(
+        [FACE, head], [False, True], [OTHER, THIRD], [0.6, 0.7], trust=0.4, least=0.5
+    )
+    assert scores.tolist() == pytest.approx([0.6, 1.0])  # an ignored box's counts for nothing
+    assert new.tolist() == [list(OTHER), list(THIRD)]
+    assert sure.tolist() == pytest.approx([0.4 * 0.6, 0.7])
+
+
+def test_faint_detections_are_no_new_faces():
+    _, new, sure = judge([], [], [FACE, OTHER], [0.49, 0.51], least=0.5)
+    assert new.tolist() == [list(OTHER)]
+    assert sure.tolist() == pytest.approx([0.255])
+
+
+def test_an_image_without_anything():
+    scores, new, sure = judge([], [], [], [])
+    assert (scores.shape, new.shape, sure.shape) == ((0,), (0, 4), (0,))
+    scores, new, _ = judge([FACE], [False], [], [])
+    assert scores.tolist() == [0.5]
+    assert len(new) == 0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "says"),
+    [
+        ({"trust": 0.0}, "trust must be above 0"),
+        ({"trust": 1.1}, "trust must be above 0"),
+        ({"least": FAINTEST / 2}, "least must lie in"),
+        ({"least": 1.5}, "least must lie in"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(numbers, says):
+    with pytest.raises(ValueError, match=says):
+        Distillation("any", **numbers)
+
+
+# --- a model that takes red squares for faces ---
+
+
+def red(*squares, size=96):
+    """(size, size, 3) uint8 grey with red squares, (x, y, side)."""
+    image = np.full((size, size, 3), 90, np.uint8)
+    for x, y, side in squares:
+        image[y : y + side, x : x + side] = (230, 20, 20)
+    return image
+
+
+def batch(*images):
+    return torch.from_numpy(np.stack(images))
+
+
+def make_faces(*rows):
+    """From (box, image, ignore) rows."""
+    return Faces(
+        torch.tensor([box for box, _, _ in rows], dtype=torch.float32).reshape(-1, 4),
+        torch.tensor([image for _, image, _ in rows], dtype=torch.int64),
+        torch.tensor([ignore for _, _, ignore in rows], dtype=torch.bool),
+        torch.ones(len(rows)),
+    )
+
+
+@pytest.fixture
+def teacher(blob_model):
+    return Teacher(Distillation(str(blob_model)))
+
+
+def test_the_teacher_looks_at_every_image(teacher):
+    images = batch(red((19, 19, 18)), red(), red((59, 59, 18), (19, 59, 18)))
+    hidden = (40.0, 10.0, 60.0, 30.0)
+    labelled = [((19, 19, 37, 37), 0, False), (hidden, 1, False), ((59, 59, 77, 77), 2, False)]
+    faces = teacher(images, make_faces(*labelled))
+    seen, missed, other, new = faces.score.tolist()
+    assert missed == 0.5
+    assert min(seen, other) > 0.75
+    assert 0.25 < new <= 0.5
+    assert faces.image.tolist() == [0, 1, 2, 2]
+    assert faces.image.dtype == torch.int64
+    assert faces.ignore.tolist() == [False] * 4
+    assert faces.boxes[:3].tolist() == [list(map(float, box)) for box, _, _ in labelled]
+    assert faces.boxes[3].tolist() == [19, 59, 37, 77]
+
+
+def test_images_without_faces_are_no_trouble(teacher):
+    nothing = teacher(batch(red(), red()), make_faces())
+    assert [len(column) for column in vars(nothing).values()] == [0] * 4
+    assert nothing.boxes.shape == (0, 4)
+
+
+def test_the_teacher_is_opened_once_for_each_shape_and_says_the_same_again(teacher, monkeypatch):
+    opened = []
+    original = module.open_engine
+    monkeypatch.setattr(
+        module, "open_engine", lambda *args, **kw: opened.append(args) or original(*args, **kw)
+    )
+    small, large = batch(red((19, 19, 18))), batch(red((19, 19, 18), size=128))
+    first = [teacher(images, make_faces()) for images in (small, large)]
+    again = [teacher(images, make_faces()) for images in (large, small)]
+    assert len(opened) == 2
+    for one, other in zip(first, reversed(again), strict=True):
+        assert len(one.boxes) == 1
+        for name, column in vars(one).items():
+            assert torch.equal(column, vars(other)[name])
+
+
+def test_a_teacher_that_is_no_model_is_refused_before_anything_is_made(data, tmp_path):
+    recipe = replace(small_recipe(), distillation=Distillation("nobody"))
+    with pytest.raises(ModelError, match="no model is called 'nobody'"):
+        train(recipe, read_split(data, "train"), [], tmp_path / "run")
+    file = tmp_path / "notes.onnx"
+    file.write_text("no model")
+    recipe = replace(recipe, distillation=Distillation(str(file)))
+    with pytest.raises(ModelError, match=r"notes\.onnx"):
+        train(recipe, read_split(data, "train"), [], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# --- in training ---
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory):
+    """Photos with two red squares, of which one is labelled."""
+    root = tmp_path_factory.mktemp("squares")
+    photo = red((14, 14, 28), (70, 70, 28), size=128)
+    for split in ("train", "val"):
+        write_split(root, split, [(photo, array((14, 14, 42, 42)))] * 3)
+    return root
+
+
+def taught(blob_model, **numbers):
+    numbers = {"decay": "constant", **numbers}
+    return replace(small_recipe(**numbers), distillation=Distillation(str(blob_model), least=0.1))
+
+
+def run(recipe, data, folder, **options):
+    photos = {split: read_split(data, split) for split in ("train", "val")}
+    train(recipe, photos["train"], photos["val"], folder, accelerator="cpu", **options)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_the_network_is_taught_what_the_teacher_sees(squares, blob_model, tmp_path, monkeypatch):
+    scores = []
+    original = loop.detection_loss
+
+    def detection_loss(logits, deltas, anchors, targets, *rest):
+        scores.append(targets.score)
+        return original(logits, deltas, anchors, targets, *rest)
+
+    monkeypatch.setattr(loop, "detection_loss", detection_loss)
+    run(taught(blob_model), squares, tmp_path / "run", workers=0)
+    assert any(((score > 0) & (score <= 0.5)).any() for score in scores)
+    assert any(((score > 0.5) & (score < 1)).any() for score in scores)
+    kept = runs.read_recipe(tmp_path / "run").distillation
+    assert kept == Distillation(str(blob_model), least=0.1)
+
+
+def test_processes_that_make_batches_ask_the_teacher_and_a_run_goes_on(
+    squares, blob_model, tmp_path
+):
+    """Each epoch forks its processes from one that has validated with the same libraries."""
+    recipe = taught(blob_model, iterations=4)
+    alone = run(recipe, squares, tmp_path / "alone", workers=0)
+    run(replace(recipe, schedule=replace(recipe.schedule, iterations=2)), squares, tmp_path / "a")
+    rest = run(recipe, squares, tmp_path / "a", resume=True, workers=2)
+    assert [line["iteration"] for line in rest] == [2, 4]
+    assert rest[-1]["loss"] == pytest.approx(alone[-1]["loss"], rel=1e-4)
