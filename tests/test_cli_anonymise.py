@@ -128,6 +128,17 @@ def test_unreadable_files_are_listed_and_the_rest_is_done(photos, run):
     assert set(files("out")) == {"x.jpg", "b/x.png", "none.jpg"}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights")
+def test_links_that_lead_round_are_named(photos, run):
+    Path("a/round.jpg").symlink_to("round.jpg")
+    status, _, err = run("a/round.jpg", "a", "--out", "out")
+    assert status == 1
+    _, first, last = err.splitlines()
+    assert first == "faceresnet: cannot read a/round.jpg: Too many levels of symbolic links"
+    assert last == "faceresnet: 1 of 4 not covered"
+    assert set(files("out")) == {"x.jpg", "b/x.png", "none.jpg"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

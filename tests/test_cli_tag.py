@@ -94,6 +94,20 @@ def test_options(photos, run):
     assert not Path("a/b/y.png.xmp").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights")
+def test_links_that_lead_round_are_named(photos, run):
+    for place in ("a/round.jpg", "a/x.jpg.xmp"):
+        Path(place).symlink_to(Path(place).name)
+    status, out, err = run("a/round.jpg", "a/x.jpg", "a/b/y.png")
+    assert status == 1
+    assert err.splitlines() == [
+        "faceresnet: cannot read a/round.jpg: Too many levels of symbolic links",
+        "faceresnet: cannot tag a/x.jpg: Too many levels of symbolic links",
+        "faceresnet: 2 of 3 not tagged",
+    ]
+    assert "1 sidecar written" in out
+
+
 def test_photos_of_one_sidecar_are_named_and_the_first_is_done(photos, run):
     Image.fromarray(blob_image((96, 200), (36, 36, 18), (84, 36, 18))).save("a/x.png")
     status, out, err = run("a", "--naming", "stem")

@@ -123,6 +123,7 @@ def test_a_place_that_takes_no_file_is_refused_in_one_line(clip, run):
         (["a.mp4", "--json", "."], "is a folder"),
         (["a.mp4", "--save", "b.mp4", "--json", "./b.mp4"], "--save and --json both name b.mp4"),
         (["gone.mp4", "--save", "b.mp4", "--json", "b.mp4"], "--save and --json both name b.mp4"),
+        (["gone.mp4", "--save", "round.mp4", "--json", "b.jsonl"], "no video file gone.mp4"),
         (["a.mp4", "--save", "b.avi"], "ends in .mp4"),
         (["a.mp4", "--save", "text.mp4/b.mp4"], "cannot write"),
         (["a.mp4", "--json", "text.mp4/b.jsonl"], "cannot write"),
@@ -136,6 +137,7 @@ def test_a_place_that_takes_no_file_is_refused_in_one_line(clip, run):
 )
 def test_what_is_refused_is_refused_in_one_line(clip, run, arguments, message):
     Path("text.mp4").write_text("no video")
+    Path("round.mp4").symlink_to("round.mp4")
     before = clip.read_bytes()
     status, out, err = run(*arguments)
     assert status == 2

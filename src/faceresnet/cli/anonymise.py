@@ -184,7 +184,8 @@ def _find(
 
     from faceresnet.images import SUFFIXES
 
-    found: dict[Path, tuple[Path, PurePath]] = {}
+    # By real path, of os.path: Path.resolve refuses links that lead round in a circle.
+    found: dict[str, tuple[Path, PurePath]] = {}
     ignored = []
     for argument in arguments:
         folder = Path(argument)
@@ -198,11 +199,11 @@ def _find(
                 if not matches:
                     raise ValueError(f"no file matches {argument}")
             for path in matches:
-                found.setdefault(path.resolve(), (path, PurePath(path.name)))
+                found.setdefault(os.path.realpath(path), (path, PurePath(path.name)))
             continue
         for path in _below(folder, out, recursive):
             if path.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES:
-                found.setdefault(path.resolve(), (path, path.relative_to(folder)))
+                found.setdefault(os.path.realpath(path), (path, path.relative_to(folder)))
             elif path.suffix.lower() not in IGNORED_SUFFIXES:
                 ignored.append(path)
     return list(found.values()), ignored
@@ -210,11 +211,11 @@ def _find(
 
 def _below(folder: Path, out: Path, recursive: bool) -> Iterator[Path]:
     """Files in a folder that are not hidden, and no results of an earlier run."""
-    results = out.resolve()
-    inside = results != folder.resolve()
+    results = os.path.realpath(out)
+    inside = results != os.path.realpath(folder)
     for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        earlier = inside and path.resolve().is_relative_to(results)
+        earlier = inside and Path(os.path.realpath(path)).is_relative_to(results)
         if path.is_file() and not hidden and not earlier:
             yield path
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -96,12 +96,12 @@ def _of_single_sidecars(
     """Photos that have a sidecar of their own, and why the others cannot be tagged."""
     from faceresnet.errors import DataError
 
-    single: dict[Path, Source] = {}
+    single: dict[str, Source] = {}
     failures: list[Exception] = []
     for photo in sources:
         assert photo.path is not None
         sidecar = options.sidecar(photo.path)
-        first = single.setdefault(sidecar.resolve(), photo)
+        first = single.setdefault(os.path.realpath(sidecar), photo)
         if first is not photo:
             failures.append(
                 DataError(

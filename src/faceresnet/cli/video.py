@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -97,7 +98,7 @@ def video(
     from faceresnet.video.window import Window
     from faceresnet.video.writing import Encoding, VideoWriter
 
-    if save and json and json != "-" and save.resolve() == Path(json).resolve():
+    if save and json and json != "-" and os.path.realpath(save) == os.path.realpath(json):
         raise ValueError(f"--save and --json both name {save}: give each a file of its own")
     options = Options(every=every, track=track)
 

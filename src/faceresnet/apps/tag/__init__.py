@@ -113,11 +113,10 @@ def _beside(path: Path, faces: Detections, options: TagOptions) -> Tagged:
     after = packet_.with_faces(before, regions, stored.size, inherited=stored.packet)
     changed = after is not None and after != before
     if changed and after is not None:
-        target = sidecar.resolve()
-        with replacing(target) as partial:
+        with replacing(sidecar) as partial:
             partial.write_bytes(after)
             if before is not None:
-                _copy_status(target, partial)
+                _copy_status(sidecar, partial)
     return _tagged(sidecar if after is not None else None, regions, there, changed)
 
 
@@ -125,16 +124,15 @@ def _embed(path: Path, faces: Detections, options: TagOptions) -> Tagged:
     """Write into the photo."""
     from faceresnet.apps.tag import embedding
 
-    target = path.resolve()
-    photo = target.read_bytes()
-    stored = _stored(target)
+    photo = path.read_bytes()
+    stored = _stored(path)
     before = embedding.read_packet(photo)
     regions = stored.regions(faces)
     there = packet_.read_regions(before)
     after = packet_.with_faces(before, regions, stored.size)
     changed = after is not None and after != before
     if changed and after is not None:
-        _replace(target, embedding.write_packet(photo, after), keep_times=options.keep_times)
+        _replace(path, embedding.write_packet(photo, after), keep_times=options.keep_times)
     return _tagged(path if after is not None else None, regions, there, changed)
 
 
