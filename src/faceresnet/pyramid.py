@@ -45,7 +45,7 @@ CROWD_SCORE = 0.3
 CLOSER = 1.5
 CLOSER_SIDE = 64.0
 #: Least intersection over union of two boxes that are one face of a crowd.
-SAME_FACE = 0.45
+SAME_FACE = 0.5
 #: What a score is worth when only one of two looks at a crowd found the face.
 ALONE = 0.7
 

@@ -96,6 +96,8 @@ class Recipe:
     #: px that the trained model's boxes of small faces are too large (`ModelSpec`), measured by
     #: benchmarks/excess.py.
     excess: float = 0.0
+    #: overlap above which the weaker of two of its detections is dropped (`ModelSpec`).
+    nms_iou: float = 0.4
 
     def __post_init__(self) -> None:
         multiple = self.network.size_multiple
@@ -456,6 +458,7 @@ def faceresnet_50() -> Recipe:
             small.augmentation, sizes=(512,), grids=(0.55, 0.3, 0.15), face_px=(4.0, 640.0)
         ),
         excess=0.5,
+        nms_iou=0.5,
         schedule=Schedule(iterations=8_000, batch=64, rate=1e-3, epoch=400, validate_every=20),
     )
 

@@ -127,6 +127,7 @@ def make_spec(recipe: Recipe, **changes: Any) -> ModelSpec:
         size_multiple=network.size_multiple,
         largest_face=recipe.largest_face,
         excess=recipe.excess,
+        nms_iou=recipe.nms_iou,
         recipe=recipe.name,
     )
     return replace(spec, **changes)
