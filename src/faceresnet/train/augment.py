@@ -144,13 +144,12 @@ def make_batch(
         ignore.append(ignored)
         owner.append(np.full(len(its_boxes), index))
     device = photos.device
-    all_boxes = torch.from_numpy(np.concatenate(boxes)).to(device)
     stacked = disturb(torch.stack(images), augmentation, rng)
     faces = Faces(
-        all_boxes,
+        torch.from_numpy(np.concatenate(boxes)).to(device),
         torch.from_numpy(np.concatenate(owner)).to(device),
         torch.from_numpy(np.concatenate(ignore)).to(device),
-        torch.ones(len(all_boxes), device=device),
+        torch.ones(sum(map(len, boxes)), device=device),
     )
     return stacked, faces
 
