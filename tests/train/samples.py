@@ -18,6 +18,7 @@ from faceresnet.train.augment import Augmentation
 from faceresnet.train.losses import Loss
 from faceresnet.train.model import FaceResNet, Network
 from faceresnet.train.recipes import Recipe, Schedule
+from faceresnet.train.targets import Faces
 from faceresnet.widerface import Photo, read_split
 
 #: Augmentation that only cuts photos out.
@@ -70,6 +71,16 @@ def learn(model: FaceResNet, images: Tensor, rate: float) -> None:
         optimiser.zero_grad()
         (logits.square().mean() + (deltas - 1).square().mean()).backward()
         optimiser.step()
+
+
+def make_faces(rows: Sequence) -> Faces:
+    """Faces from (box, image, ignore) rows, all of them sure."""
+    return Faces(
+        torch.tensor([box for box, _, _ in rows], dtype=torch.float32).reshape(-1, 4),
+        torch.tensor([image for _, image, _ in rows], dtype=torch.int64),
+        torch.tensor([ignore for _, _, ignore in rows], dtype=torch.bool),
+        torch.ones(len(rows)),
+    )
 
 
 def small_recipe(

@@ -17,6 +17,7 @@ from faceresnet.train.targets import (
     near_ignored,
     pairwise_iou,
 )
+from train.samples import make_faces
 
 SIZE = (96, 128)
 LEVELS = (Level(8, (12.0, 20.0), (1.25,)), Level(16, (40.0, 70.0)), Level(32, (100.0, 160.0)))
@@ -35,18 +36,9 @@ face = st.builds(
     w=st.floats(1, 200, width=32),
     h=st.floats(1, 200, width=32),
 )
+
 #: Faces with their centres inside the image, some of them in the same place.
 crowd = st.lists(st.tuples(face, st.integers(0, 2), st.booleans(), st.integers(1, 4)), max_size=8)
-
-
-def make_faces(rows):
-    """Faces from (box, image, ignore) rows."""
-    return Faces(
-        torch.tensor([box for box, _, _ in rows], dtype=torch.float32).reshape(-1, 4),
-        torch.tensor([image for _, image, _ in rows], dtype=torch.int64),
-        torch.tensor([ignore for _, _, ignore in rows], dtype=torch.bool),
-        torch.ones(len(rows)),
-    )
 
 
 def expand(crowd_):

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import blob_image
 from faceresnet.errors import ModelError
 from faceresnet.train import loop, runs
 from faceresnet.train import teacher as module
 from faceresnet.train.loop import train
-from faceresnet.train.targets import Faces
 from faceresnet.train.teacher import FAINTEST, Distillation, Teacher
 from faceresnet.widerface import read_split
-from train.samples import small_recipe, write_split
+from train.samples import make_faces, small_recipe, write_split
 
 FACE = (10.0, 10.0, 30.0, 30.0)
 OTHER = (60.0, 60.0, 80.0, 80.0)
@@ -92,27 +92,14 @@ def test_numbers_that_make_no_sense_are_refused(numbers, says):
 
 # --- a model that takes red squares for faces ---
 
-
-def red(*squares, size=96):
-    """(size, size, 3) uint8 grey with red squares, (x, y, side)."""
-    image = np.full((size, size, 3), 90, np.uint8)
-    for x, y, side in squares:
-        image[y : y + side, x : x + side] = (230, 20, 20)
-    return image
+SIZE = (96, 96)
+#: Squares: centre and side.
+NEAR, FAR = (28, 28, 18), (68, 68, 18)
 
 
-def batch(*images):
-    return torch.from_numpy(np.stack(images))
-
-
-def make_faces(*rows):
-    """From (box, image, ignore) rows."""
-    return Faces(
-        torch.tensor([box for box, _, _ in rows], dtype=torch.float32).reshape(-1, 4),
-        torch.tensor([image for _, image, _ in rows], dtype=torch.int64),
-        torch.tensor([ignore for _, _, ignore in rows], dtype=torch.bool),
-        torch.ones(len(rows)),
-    )
+def batch(*squares, size=SIZE):
+    """An image for each list of squares."""
+    return torch.from_numpy(np.stack([blob_image(size, *its_squares) for its_squares in squares]))
 
 
 @pytest.fixture
@@ -121,10 +108,10 @@ def teacher(blob_model):
 
 
 def test_the_teacher_looks_at_every_image(teacher):
-    images = batch(red((19, 19, 18)), red(), red((59, 59, 18), (19, 59, 18)))
+    images = batch([NEAR], [], [FAR, (28, 68, 18)])
     hidden = (40.0, 10.0, 60.0, 30.0)
     labelled = [((19, 19, 37, 37), 0, False), (hidden, 1, False), ((59, 59, 77, 77), 2, False)]
-    faces = teacher(images, make_faces(*labelled))
+    faces = teacher(images, make_faces(labelled))
     seen, missed, other, new = faces.score.tolist()
     assert missed == 0.5
     assert min(seen, other) > 0.75
@@ -137,7 +124,7 @@ def test_the_teacher_looks_at_every_image(teacher):
 
 
 def test_images_without_faces_are_no_trouble(teacher):
-    nothing = teacher(batch(red(), red()), make_faces())
+    nothing = teacher(batch([], []), make_faces([]))
     assert [len(column) for column in vars(nothing).values()] == [0] * 4
     assert nothing.boxes.shape == (0, 4)
 
@@ -148,9 +135,9 @@ def test_the_teacher_is_opened_once_for_each_shape_and_says_the_same_again(teach
     monkeypatch.setattr(
         module, "open_engine", lambda *args, **kw: opened.append(args) or original(*args, **kw)
     )
-    small, large = batch(red((19, 19, 18))), batch(red((19, 19, 18), size=128))
-    first = [teacher(images, make_faces()) for images in (small, large)]
-    again = [teacher(images, make_faces()) for images in (large, small)]
+    small, large = batch([NEAR]), batch([NEAR], size=(128, 128))
+    first = [teacher(images, make_faces([])) for images in (small, large)]
+    again = [teacher(images, make_faces([])) for images in (large, small)]
     assert len(opened) == 2
     for one, other in zip(first, reversed(again), strict=True):
         assert len(one.boxes) == 1
@@ -177,7 +164,7 @@ def test_a_teacher_that_is_no_model_is_refused_before_anything_is_made(data, tmp
 def squares(tmp_path_factory):
     """Photos with two red squares, of which one is labelled."""
     root = tmp_path_factory.mktemp("squares")
-    photo = red((14, 14, 28), (70, 70, 28), size=128)
+    photo = blob_image((128, 128), (28, 28, 28), (84, 84, 28))
     for split in ("train", "val"):
         write_split(root, split, [(photo, array((14, 14, 42, 42)))] * 3)
     return root
