@@ -198,13 +198,22 @@ def test_the_network_is_taught_what_the_teacher_sees(squares, blob_model, tmp_pa
     assert kept == Distillation(str(blob_model), least=0.1)
 
 
-def test_processes_that_make_batches_ask_the_teacher_and_a_run_goes_on(
-    squares, blob_model, tmp_path
+def test_a_run_with_a_teacher_goes_on_and_makes_its_batches_itself(
+    squares, blob_model, tmp_path, monkeypatch
 ):
-    """Each epoch forks its processes from one that has validated with the same libraries."""
+    """In a fork the engine would lack its threads."""
     recipe = taught(blob_model, iterations=4)
     alone = run(recipe, squares, tmp_path / "alone", workers=0)
+    processes = []
+    original = loop.DataLoader
+
+    def loader(*args, num_workers, **options):
+        processes.append(num_workers)
+        return original(*args, num_workers=num_workers, **options)
+
+    monkeypatch.setattr(loop, "DataLoader", loader)
     run(replace(recipe, schedule=replace(recipe.schedule, iterations=2)), squares, tmp_path / "a")
     rest = run(recipe, squares, tmp_path / "a", resume=True, workers=2)
+    assert set(processes) == {0}
     assert [line["iteration"] for line in rest] == [2, 4]
     assert rest[-1]["loss"] == pytest.approx(alone[-1]["loss"], rel=1e-4)

@@ -59,7 +59,8 @@ def train(
         str | None,
         typer.Option(
             help="Distillation: a model that says how sure one can be of each face, such as "
-            "faceresnet-50.",
+            "faceresnet-50. It runs on the CPU, in the training process, and so does what "
+            "--workers would do.",
             metavar="NAME|FILE",
         ),
     ] = None,

@@ -418,7 +418,8 @@ def train(
             was grown is settled (`grow.settle`).
         data_device: ``cuda`` keeps photos in GPU memory and makes the batches there.
         keep: ``decoded`` or ``encoded`` (`PhotoSet`).
-        workers: processes that make batches, for photos in main memory.
+        workers: processes that make batches, for photos in main memory; none with a teacher, which
+            must not be forked.
         compiled: let ``torch.compile`` fuse the network, channels last; pays on GPUs.
         accelerator: Lightning's: ``auto``, ``cpu`` or ``gpu``.
         devices: Lightning's: how many.
@@ -474,7 +475,9 @@ def train(
         if reshape == "grow" and not resume:
             seen, _ = make_batch(photos, recipe.augmentation, SETTLED, (recipe.seed, 1))
             settle(module.model, seen.cpu())
-        data = Data(photos, recipe, workers if data_device == "cpu" else 0, teacher)
+        # The teacher's engine has threads, which a fork would lack.
+        alone = data_device != "cpu" or teacher is not None
+        data = Data(photos, recipe, 0 if alone else workers, teacher)
         if trainer.is_global_zero:  # not before everything that can be refused
             write_json(folder / RECIPE_FILE, recipes.to_json(recipe))
         trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)

@@ -83,8 +83,7 @@ class Distillation:
 class Teacher:
     """A model that looks at training images, on the CPU.
 
-    It is opened when it is first asked, as processes that make batches are forked before that, and
-    once for each shape of images: compiled for one alone, it always says the same.
+    It is opened once for each shape of images: compiled for one alone, it always says the same.
 
     Args:
         distillation: which, and what it has to say.
