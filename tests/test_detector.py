@@ -207,6 +207,7 @@ def test_a_large_face_in_a_crowd_keeps_its_score(blob_model):
     plain = FaceDetector(blob_model, threads=1, crowds=False)(image)
     faces = FaceDetector(blob_model, threads=1)(image)
     large = [found.scores[boxes.area(found.boxes) > 60**2].max() for found in (plain, faces)]
+    assert boxes.area(faces.boxes).max() > 60**2
     assert large[0] == large[1]
 
 
