@@ -13,9 +13,10 @@ from faceresnet.widerface import read_split
 
 data, model = (*sys.argv[1:], "faceresnet-n")[:2]
 photos = read_split(data, "val")
-detector = FaceDetector(model, threshold=EVALUATION_THRESHOLD, tile=False, pyramid=False)
+once = {"tile": False, "pyramid": False, "crowds": False}  # one look at each, as it is
+detector = FaceDetector(model, threshold=EVALUATION_THRESHOLD, **once)
 
-found = predict(detector, photos)  # each looked at once, as it is
+found = predict(detector, photos)
 report = evaluate(found, photos, protocol="original", threshold=detector.spec.threshold)
 print(f"AP {report.ap:.3f} on {len(photos)} photos")
 for size in report.sizes:

@@ -4,6 +4,7 @@
 
 DATA is laid out as WIDER FACE. A SET changes a number of the recipe, as in schedule.iterations=300.
 If your boxes are exact to the pixel, which WIDER FACE's are not: augmentation.shortfall=0 excess=0.
+The result inherits the shipped weights' licence note (MODEL_CARD.md): they start it.
 The command line's way: faceresnet train --init faceresnet-n --set …
 """
 
