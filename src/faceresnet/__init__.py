@@ -1,4 +1,4 @@
-"""Dense face detection: find every face in a photo, from tiny to frame-filling.
+"""Dense face detection: find the faces in a photo, from tiny to frame-filling.
 
     from faceresnet import FaceDetector
 

@@ -104,15 +104,16 @@ class FaceDetector:
         detector = FaceDetector()
         faces = detector("photo.jpg")
 
-    Immutable, and safe to call from several threads at once.
+    Immutable, and safe to call from several threads at once. Each process makes its own: a
+    detector cannot be pickled.
 
     Attributes:
         model: name of a shipped or published model, or path to an .onnx file.
         threshold: least score to report, 0..1; by default the model's own.
         max_side: larger photos are first reduced to this longer side, px: faster, but loses small
             faces. By default photos are looked at in full resolution.
-        enlarge: look at photos enlarged so many times, 1 to 4: finds smaller faces, and takes its
-            square times as long.
+        enlarge: look at photos enlarged so many times, 1 to 4: finds smaller faces, and more
+            false ones; takes the square of that times as long.
         tile: how photos too large for one look are cut: ``auto`` (longer than 2,048 px, into tiles
             of 1,280), True (larger than a tile), False (never), or the side of a tile in px.
         pyramid: look at large photos at reduced scales as well, so that faces too large for the
@@ -121,7 +122,8 @@ class FaceDetector:
             photos of crowds take three times as long. A look at more than 2,048 px, as there are
             without tiles, is not taken again.
         engine: ``openvino`` or ``onnxruntime``.
-        device: where the engine runs: cpu, gpu, cuda, …
+        device: where the engine runs. OpenVINO: cpu, gpu (Intel's) or npu; ONNX Runtime: cpu, cuda
+            and others that its build has (`onnxruntime-gpu` in place of `onnxruntime`).
         threads: on the CPU; by default one for each core.
         batch_size: images, tiles included, that go through the network together at most.
         repeatable: the same photo gives the same result at every time, to the last digit
@@ -183,6 +185,7 @@ class FaceDetector:
 
         Args:
             image: RGB uint8 (H, W, 3), or what `images.read` reads: path, bytes, file, Pillow.
+                (OpenCV reads BGR: pass ``image[..., ::-1]``; nothing here can tell.)
             threshold: least score to report, instead of the detector's own.
 
         Raises:
