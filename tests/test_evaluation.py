@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from faceresnet.evaluation import (
+    SCORES,
     Report,
     average_precision,
     evaluate,
@@ -365,6 +366,30 @@ def test_is_fast() -> None:
     evaluate(predictions, photos, protocol="x")
     # The full set has 32 times as many photos: the whole of it stays far below a minute.
     assert time.process_time() - start < 2
+
+
+def test_precision_and_recall_by_score_are_those_of_the_detections_from_it_on() -> None:
+    """Four faces; found at .9, .55 and .35, with false boxes at .45 and .25."""
+    faces = [[x, 10, x + 20, 30] for x in (10, 60, 110, 160)]
+    away = [[x, 200, x + 20, 220] for x in (10, 60)]
+    found = (
+        np.array([*faces[:3], *away], np.float32),
+        np.array([0.9, 0.55, 0.35, 0.45, 0.25], np.float32),
+    )
+    report = evaluate({"x/a.jpg": found}, [photo("x/a.jpg", faces)], protocol="x", threshold=0.55)
+    by_score = {score: (precision, recall) for score, precision, recall in report.by_score()}
+    assert list(by_score) == sorted({*SCORES, 0.55})
+    assert by_score[0.8] == (1, 1 / 4)
+    assert by_score[0.6] == (1, 1 / 4)
+    assert by_score[0.5] == (1, 2 / 4)
+    assert by_score[0.4] == (2 / 3, 2 / 4)
+    assert by_score[0.3] == (3 / 4, 3 / 4)
+    assert by_score[0.2] == (3 / 5, 3 / 4)
+    precision, recall = report.whole.at(0.95)
+    assert math.isnan(precision)
+    assert recall == 0
+    rows = report.to_json()["scores"]
+    assert {"score": 0.4, "precision": 2 / 3, "recall": 0.5} in rows
 
 
 def test_json_has_the_protocol_and_no_nan() -> None:

@@ -51,6 +51,8 @@ __all__ = [
 
 #: Points of a precision-recall curve, as in the official tools.
 POINTS = 1000
+#: Scores that a report tells precision and recall at, beside its threshold.
+SCORES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 #: Sides in px (√area) that part the rows of the report by size.
 SIZE_EDGES = (0.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, inf)
 
@@ -78,6 +80,16 @@ class Curve:
     recall: Float64[np.ndarray, "1000"]
     precision: Float64[np.ndarray, "1000"]
     scores: Float64[np.ndarray, "1000"]
+
+    def at(self, score: float) -> tuple[float, float]:
+        """Precision and recall of the detections from a score on; NaN and 0 where there are none.
+
+        Exact to a thousandth of the span of the scores.
+        """
+        count = int((self.scores >= score).sum())
+        if not count:
+            return np.nan, 0.0
+        return float(self.precision[count - 1]), float(self.recall[count - 1])
 
 
 @dataclass(frozen=True)
@@ -150,9 +162,19 @@ class Report:
     unanswered: tuple[str, ...]
 
     @property
+    def whole(self) -> Curve:
+        """Of the set with all faces ("all", or "hard")."""
+        return list(self.curves.values())[-1]
+
+    @property
     def ap(self) -> float:
-        """Average precision over the set with all faces ("all", or "hard")."""
-        return list(self.curves.values())[-1].ap
+        """Average precision over the set with all faces."""
+        return self.whole.ap
+
+    def by_score(self) -> list[tuple[float, float, float]]:
+        """Score, precision and recall from it on, over the set with all faces, at `SCORES`."""
+        scores = sorted({*SCORES, self.threshold})
+        return [(score, *self.whole.at(score)) for score in scores]
 
     def to_json(self) -> dict[str, Any]:
         """Give the figures, without curves and boxes, as JSON: NaN and infinity become None."""
@@ -171,6 +193,10 @@ class Report:
                 for name, curve in of.items()
             }
 
+        scores = [
+            {"score": score, "precision": number(precision), "recall": recall}
+            for score, precision, recall in self.by_score()
+        ]
         sizes = [
             {
                 "from_px": size.low,
@@ -187,6 +213,7 @@ class Report:
             "ap": curves(self.curves),
             "events": curves(self.events),
             "threshold": self.threshold,
+            "scores": scores,
             "sizes": sizes,
             "unanswered": list(self.unanswered),
         }

@@ -308,7 +308,7 @@ def _write_json(report: Report, destination: str, model: str | None) -> None:
 
 
 def _print(report: Report) -> None:
-    """Two tables: average precision by set and event, and what is found by size."""
+    """Three tables: average precision by set and event, what is found by size and by score."""
     from rich.console import Console
     from rich.table import Table
 
@@ -342,6 +342,14 @@ def _print(report: Report) -> None:
         f"\n[bold]By size of face[/] (recall at score {report.threshold:g})", highlight=False
     )
     console.print(sizes)
+    scores = Table(box=None, pad_edge=False)
+    for column in ("score", "precision", "recall"):
+        scores.add_column(column, justify="right")
+    for score, right, found in report.by_score():
+        scores.add_row(f"{score:g}", _figure(right, 3), _figure(found, 3))
+    name = report.whole.name.replace("[", r"\[")
+    console.print(f"\n[bold]By score[/] (of {name}, detections from it on)", highlight=False)
+    console.print(scores)
     if report.unanswered:
         print(
             f"faceresnet: {len(report.unanswered)} of {len(report.photos)} photos have no result "
