@@ -9,6 +9,7 @@ from PIL import Image
 
 from conftest import blob_image
 from faceresnet.cli import main
+from faceresnet.cli.anonymise import _plan
 
 
 @pytest.fixture
@@ -118,6 +119,29 @@ def test_a_second_run_writes_again_unless_resuming_is_asked_for(photos, run):
     assert Path("out/none.jpg").read_bytes() != b"old"
 
 
+def test_no_result_is_taken_for_that_of_a_source_that_came_later(photos):
+    pytest.importorskip("av")
+
+    def results(*names):
+        Path("films").mkdir(exist_ok=True)
+        for name in names:
+            (Path("films") / name).touch()
+        jobs, _ = _plan(["films"], Path("out"), recursive=True)
+        return {job.path.name: job.target.name for job in jobs}
+
+    assert results("a.avi") == {"a.avi": "a.avi.mp4"}
+    assert results("b.mp4") == {"a.avi": "a.avi.mp4", "b.mp4": "b.mp4"}
+    assert results("a.mp4", "a.wmv", "b.avi", "b.jpg") == {
+        "a.avi": "a.avi.mp4",
+        "a.mp4": "a.mp4",
+        "a.wmv": "a.wmv.mp4",
+        "b.avi": "b.avi.mp4",
+        "b.jpg": "b.jpg",
+        "b.mp4": "b.mp4",
+    }
+    assert results("b.avi.mp4")["b.avi.mp4"] == "b.avi.mp4"
+
+
 def test_unreadable_files_are_listed_and_the_rest_is_done(photos, run):
     Path("a/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
     status, _, err = run("a", "gone.png", "--out", "out")
@@ -171,7 +195,7 @@ def test_a_missing_extra_is_named_before_anything_is_done(photos, run, monkeypat
     monkeypatch.setitem(sys.modules, "av", None)
     status, _, err = run("a", "--out", "out")
     assert status == 2
-    assert "pip install 'faceresnet[video]'" in err
+    assert "in the checkout, pip install -c constraints.txt '.[video]'" in err
     assert not Path("out").exists()
 
 
@@ -191,9 +215,9 @@ def test_a_video_among_photos(photos, run):
     status, out, err = run("a", "--out", "out", "--method", "box", "--shape", "rectangle")
     assert status == 1
     assert "broken.mp4" in err
-    assert set(files("out")) == {"x.jpg", "b/x.png", "none.jpg", "film.mp4"}
+    assert set(files("out")) == {"x.jpg", "b/x.png", "none.jpg", "film.avi.mp4"}
     assert "film.avi" in out
-    with av.open("out/film.mp4") as film:
+    with av.open("out/film.avi.mp4") as film:
         frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in film.decode(video=0)]
     assert len(frames) == 10
     red = [(frame[:, :, 0] - frame[:, :, 1:].max(axis=2) > 100).mean() for frame in frames]
@@ -219,3 +243,13 @@ def test_names_in_the_table_are_no_markup(photos, run):
     status, out, _ = run(name, "--out", "out")
     assert status == 0
     assert out.count(name) == 2, "the source and the result"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names of any bytes")
+def test_a_name_that_is_no_text_hides_no_failure(photos, run):
+    os.rename("a/x.jpg", os.fsdecode(b"a/caf\xe9.jpg"))
+    Path("a/broken.jpg").write_bytes(b"no photo")
+    status, out, err = run("a", "--out", "out")
+    assert status == 1
+    assert r"caf\udce9.jpg" in out
+    assert err.splitlines()[-1] == "faceresnet: 1 of 4 not covered"

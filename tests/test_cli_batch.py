@@ -75,6 +75,13 @@ def test_what_is_refused_says_so_in_a_line(photos, run, arguments, message):
     assert len(err.splitlines()) == 1
 
 
+def test_a_closed_standard_input_is_refused_in_a_line(photos, run, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    status, out, err = run("-", "--out", "out")
+    assert (status, out) == (2, "")
+    assert err == "faceresnet: standard input is closed: there is no list to read\n"
+
+
 def start(blob_model, source="photos", out="out"):
     """The command in a process group of its own, in the current folder."""
     command = ["-m", "faceresnet", "batch", source, "--out", out, "--workers", "1"]

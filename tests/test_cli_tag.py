@@ -147,7 +147,7 @@ def test_a_missing_extra_is_named_before_anything_is_done(photos, run, monkeypat
     before = files()
     status, _, err = run("a", "--embed")
     assert status == 2
-    assert "pip install 'faceresnet[tag]'" in err
+    assert "in the checkout, pip install -c constraints.txt '.[tag]'" in err
     assert files() == before
     assert run("a")[0] == 0
 
@@ -158,3 +158,13 @@ def test_names_in_the_table_are_no_markup(photos, run):
     status, out, _ = run(name)
     assert status == 0
     assert name in out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names of any bytes")
+def test_a_name_that_is_no_text_hides_no_failure(photos, run):
+    os.rename("a/x.jpg", os.fsdecode(b"a/caf\xe9.jpg"))
+    Path("a/broken.jpg").write_bytes(b"no photo")
+    status, out, err = run("a")
+    assert status == 1
+    assert r"caf\udce9.jpg" in out
+    assert err.splitlines()[-1] == "faceresnet: 1 of 5 not tagged"

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
+from exif import BROKEN_TAGS, exif_with
 from faceresnet import ImageError, images
 
 
@@ -47,6 +48,29 @@ def test_exif_rotation(photo):
     exif[0x0112] = 6  # to be turned clockwise by 90 degrees
     image = images.read(encoded(Image.fromarray(photo), exif=exif))
     np.testing.assert_array_equal(image, np.rot90(photo, -1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_upright_is_what_pillow_makes_of_it(photo, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(io.BytesIO(encoded(Image.fromarray(photo), exif=exif))) as picture:
+        assert images.orientation(picture) == orientation
+        turned = np.asarray(images.upright(picture))
+        np.testing.assert_array_equal(turned, np.asarray(ImageOps.exif_transpose(picture)))
+
+
+@pytest.mark.parametrize("tag", BROKEN_TAGS.values(), ids=BROKEN_TAGS)
+def test_exif_rotation_beside_a_broken_tag(photo, tag):
+    """Pillow's own turning stumbles when it writes the metadata anew."""
+    image = images.read(encoded(Image.fromarray(photo), exif=exif_with(tag)))
+    np.testing.assert_array_equal(image, np.rot90(photo, -1))
+
+
+@pytest.mark.parametrize("content", [b"", b"Exif\0\0", b"Exif\0\0II*", exif_with(number="6")])
+def test_exif_that_names_no_orientation_leaves_the_photo_as_it_is(photo, content):
+    image = images.read(encoded(Image.fromarray(photo), exif=content))
+    np.testing.assert_array_equal(image, photo)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "LA", "P", "CMYK", "YCbCr", "HSV"])

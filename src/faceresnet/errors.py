@@ -48,9 +48,12 @@ class MissingExtraError(FaceResNetError):
     """A command needs an optional dependency that is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(
-            f"{what} needs packages that are not installed: pip install 'faceresnet[{extra}]'"
-        )
+        super().__init__(f"{what} needs packages that are not installed: {how_to_install(extra)}")
+
+
+def how_to_install(extra: str) -> str:
+    """What brings the packages of an extra, for the end of a message."""
+    return f"in the checkout, pip install -c constraints.txt '.[{extra}]'"
 
 
 def reason(error: BaseException) -> str:

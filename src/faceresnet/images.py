@@ -39,6 +39,8 @@ PADDING = 127
 BACKGROUND = (255, 255, 255)
 #: The red of the paper's figures.
 RED = (255, 0, 0)
+#: Tag of EXIF.
+_ORIENTATION = 0x0112
 
 
 class _PillowLimitLifted:
@@ -167,19 +169,43 @@ def _convert(image: PILImage.Image, name: str, max_pixels: int | None) -> Image:
         with pillow_limit_lifted:
             image.load()
             sixteen = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
-            return np.ascontiguousarray(_rgb(_upright(image), sixteen=sixteen))
+            return np.ascontiguousarray(_rgb(upright(image), sixteen=sixteen))
     except Exception as error:  # decoders raise whatever their format's parser stumbles over
         raise ImageError(f"cannot read {name}: {_reason(error)}") from error
 
 
-def _upright(image: PILImage.Image) -> PILImage.Image:
-    """Photo turned as its EXIF tag asks; a broken tag is no reason to lose the photo."""
-    from PIL import ImageOps
-
+def orientation(photo: PILImage.Image) -> int:
+    """EXIF's number, 1 to 8, for how the pixels of a photo lie; 1, upright, where it says none."""
     try:
-        return ImageOps.exif_transpose(image)
-    except Exception:
-        return image
+        number = photo.getexif().get(_ORIENTATION, 1)
+    except Exception:  # broken metadata is no reason to lose the photo
+        return 1
+    return int(number) if number in range(1, 9) else 1
+
+
+def upright(photo: PILImage.Image) -> PILImage.Image:
+    """Copy of a photo, turned as its EXIF orientation asks, whatever its other tags are like.
+
+    Args:
+        photo: it is decoded if it is not yet.
+
+    Returns:
+        New pixels. What the photo says about itself is copied, the orientation too.
+    """
+    from PIL.Image import Transpose
+
+    photo.load()
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    turn = turns.get(orientation(photo))
+    return photo.copy() if turn is None else photo.transpose(turn)
 
 
 def _rgb(image: PILImage.Image, *, sixteen: bool) -> np.ndarray:

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image, ImageCms, ImageSequence, PngImagePlugin
 
 from conftest import blob_image
+from exif import BROKEN_TAGS, exif_with
 from faceresnet import ImageError
 from faceresnet.apps.anonymise import Covering, anonymise_photo, least_score, locate_with
 
@@ -119,6 +120,16 @@ def test_metadata_is_gone_and_the_rotation_is_applied(run, tmp_path, suffix):
         assert turned[60, 96 - 50].max() < 30, "the black box is where the face is now"
 
 
+@pytest.mark.parametrize("tag", BROKEN_TAGS.values(), ids=BROKEN_TAGS)
+def test_the_rotation_is_applied_beside_a_broken_tag(run, tag):
+    picture = Image.fromarray(blob_image((96, 128), SQUARE))
+    result, image = run(picture, "photo.jpg", exif=exif_with(tag))
+    with image:
+        assert (result.faces, image.size) == (1, (96, 128))
+        assert not image.getexif()
+        assert np.asarray(image)[60, 96 - 50].max() < 30, "the face was looked for upright"
+
+
 def test_what_follows_a_photo_in_its_file_is_gone(run, tmp_path, locate):
     """Second pictures, depth maps and gain maps show the face, too."""
     source = tmp_path / "phone.jpg"
@@ -182,6 +193,31 @@ def test_sixteen_bits_of_colour_become_eight_and_that_is_said(tmp_path, locate):
     assert result.notes == ("16 bits a channel became 8",)
     with Image.open(tmp_path / "o.png") as image:
         assert redness(image) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "largest", "notes"),
+    [
+        ("P5", 65535, ()),
+        ("P6", 65535, ("16 bits a channel became 8",)),
+        ("P6", 163, ()),
+    ],
+)
+def test_only_what_became_eight_bits_is_said_to(tmp_path, kind, largest, notes):
+    """Greys of 16 bits stay; 163 is no number of bits."""
+    channels, depth = (1 if kind == "P5" else 3), np.dtype(">u2" if largest > 255 else "u1")
+    values = np.linspace(0, largest, 32 * 32 * channels).astype(depth)
+    source, target = tmp_path / "photo.ppm", tmp_path / "o.ppm"
+    source.write_bytes(f"{kind}\n32 32\n{largest}\n".encode() + values.tobytes())
+    nothing = np.zeros((0, 4), np.float32)
+    assert anonymise_photo(source, target, lambda image: nothing, BOX).notes == notes
+    with Image.open(source) as before, Image.open(target) as after:
+        np.testing.assert_array_equal(np.asarray(after), np.asarray(before))
+
+
+def test_the_stride_of_a_bitmap_is_no_number_of_bits(run):
+    picture = Image.fromarray(blob_image((96, 536), SQUARE))  # 1608 bytes a row
+    assert run(picture, "photo.bmp")[0].notes == ()
 
 
 def test_a_face_that_transparency_hides_is_covered(run):

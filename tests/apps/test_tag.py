@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
-from faceresnet import DataError, ImageError
+from exif import BROKEN_TAGS, exif_with
+from faceresnet import DataError, ImageError, images
 from faceresnet.apps.tag import TagOptions, packet, tag
 from faceresnet.apps.tag.regions import Region, same, to_stored, unmatched
 from faceresnet.detections import Detections
@@ -142,6 +143,17 @@ def test_an_orientation_that_is_none_means_upright(tmp_path):
     tag(tmp_path / "photo.jpg", detections(), SIDECAR)
     regions = packet.read_regions((tmp_path / "photo.jpg.xmp").read_bytes())
     assert areas(regions)[0] == [0.1, 0.25, 0.3, 0.6667]
+
+
+@pytest.mark.parametrize("broken", BROKEN_TAGS.values(), ids=BROKEN_TAGS)
+def test_a_photo_is_turned_beside_a_broken_tag(tmp_path, broken):
+    path = tmp_path / "photo.jpg"
+    picture().save(path, exif=exif_with(broken))
+    size = images.read(path).shape[:2]
+    assert size == (200, 120)
+    tag(path, detections([(0, 0, 60, 50)], size), SIDECAR)
+    regions = packet.read_regions((tmp_path / "photo.jpg.xmp").read_bytes())
+    assert areas(regions) == [[0, 0.5, 0.25, 1]]
 
 
 # Sidecars
@@ -326,6 +338,60 @@ def test_a_new_sidecar_takes_over_what_the_photo_says(tmp_path):
     assert [r.name for r in packet.read_regions(sidecar)] == ["Anna & Co", "", ""]
     ElementTree.fromstring(sidecar)
     assert b'mwg-rs:Rotation="0.1"' in sidecar
+
+
+AREA_SPACE = ' xmlns:stArea="http://ns.adobe.com/xmp/sType/Area#"'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        NAMED.replace("<rdf:li>\n       <rdf:Desc", f"<rdf:li{AREA_SPACE}>\n       <rdf:Desc"),
+        NAMED.replace(f"\n    {AREA_SPACE}", "")
+        .replace("stArea:", "a:")
+        .replace("<rdf:Bag>\n      <rdf:li>\n", f"<rdf:Bag{AREA_SPACE}>\n      <rdf:li>\n")
+        .replace("<rdf:Bag xmlns:stArea", "<rdf:Bag xmlns:a"),
+        NAMED.replace(f"\n    {AREA_SPACE}", "")
+        .replace("    xmlns:xmp=", f"   {AREA_SPACE} xmlns:xmp=")
+        .replace("<dc:subject>", '<dc:subject xmlns:stArea="urn:other">'),
+    ],
+    ids=["on the item", "on the list", "elsewhere another"],
+)
+def test_namespaces_of_what_is_taken_over(tmp_path, text):
+    path = tmp_path / "photo.jpg"
+    picture().save(path, xmp=text.encode())
+    tag(path, detections(), SIDECAR)
+    sidecar = (tmp_path / "photo.jpg.xmp").read_bytes()
+    others = packet.read_regions(text.encode())
+    assert others[0].name == "Anna & Co"
+    assert packet.read_regions(sidecar)[:2] == others
+    ElementTree.fromstring(sidecar)
+
+
+def test_a_region_that_would_be_lost_on_the_way_is_an_error(tmp_path):
+    """Its element has no prefix, and no meaning where the namespace is not the default."""
+    item = re.search(r"<rdf:li>\s*<rdf:Description mwg-rs:Rot.*?</rdf:li>", NAMED, re.S)[0]
+    bare = item.replace("rdf:li>", "li>")
+    text = NAMED.replace(item, bare).replace(
+        "<rdf:Bag>\n      <li>", f'<rdf:Bag xmlns="{packet.RDF}">\n      <li>'
+    )
+    assert packet.read_regions(text.encode())[0].name == "Anna & Co"
+    path = tmp_path / "photo.jpg"
+    picture().save(path, xmp=text.encode())
+    with pytest.raises(DataError, match=r"photo\.jpg: .*without a loss"):
+        tag(path, detections(), SIDECAR)
+    assert os.listdir(tmp_path) == ["photo.jpg"]
+
+
+def test_regions_in_another_kind_of_list_are_not_touched(tmp_path):
+    path, sidecar = tmp_path / "photo.jpg", tmp_path / "photo.jpg.xmp"
+    picture().save(path)
+    head, regions = NAMED.split("<mwg-rs:RegionList>")
+    text = f"{head}<mwg-rs:RegionList>{regions.replace('rdf:Bag', 'rdf:Alt')}"
+    sidecar.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=r"photo\.jpg: .* neither rdf:Bag nor rdf:Seq"):
+        tag(path, detections(), SIDECAR)
+    assert sidecar.read_text(encoding="utf-8") == text
 
 
 def test_faces_that_the_photo_names_itself_need_no_sidecar(tmp_path):
@@ -569,7 +635,10 @@ def test_extended_attributes_stay(tmp_path, options):
 
 def test_wrong_faces_and_photos_are_refused(tmp_path):
     picture().save(tmp_path / "photo.jpg")
-    with pytest.raises(ValueError, match=r"found in a picture of \(height, width\) \(200, 120\)"):
+    with pytest.raises(
+        DataError,
+        match=r"photo.jpg: these faces were found in a picture of \(height, width\) \(200, 120\)",
+    ):
         tag(tmp_path / "photo.jpg", detections([], (200, 120)), SIDECAR)
     (tmp_path / "text.jpg").write_text("no photo")
     for name in ("text.jpg", "gone.jpg"):
@@ -582,7 +651,7 @@ def test_the_extra_is_named_where_it_is_missing(tmp_path, monkeypatch):
 
     picture().save(tmp_path / "photo.jpg")
     monkeypatch.setitem(__import__("sys").modules, "pyexiv2", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'faceresnet\[tag\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -c constraints.txt '\.\[tag\]'"):
         tag(tmp_path / "photo.jpg", detections(), EMBED)
     assert tag(tmp_path / "photo.jpg", detections(), SIDECAR).changed, "sidecars need nothing"
 

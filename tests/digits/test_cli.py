@@ -136,7 +136,7 @@ def test_resuming_a_finished_run_changes_nothing(runs) -> None:
 
 def test_a_missing_package_is_named(monkeypatch, runs) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingExtraError, match=r"faceresnet\[digits\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install -c constraints.txt '\.\[digits\]'"):
         CliRunner().invoke(app, ["digits", "figure", str(runs[0])], catch_exceptions=False)
 
 

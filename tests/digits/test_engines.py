@@ -183,7 +183,7 @@ def test_an_unknown_engine_is_refused() -> None:
 
 def test_without_pytorch_it_is_said_what_to_install(monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "faceresnet.digits.torch_engine", None)
-    with pytest.raises(EngineError, match=r"faceresnet\[train\]"):
+    with pytest.raises(EngineError, match=r"pip install -c constraints.txt '\.\[train\]'"):
         open_engine("torch", FCC, SGD(0.1), {})
 
 

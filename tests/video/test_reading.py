@@ -293,5 +293,5 @@ def test_time_outs_are_positive():
 def test_the_extra_is_named(tmp_path, monkeypatch):
     path = make_clip(tmp_path / "a.mp4", frames=1)
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MissingExtraError, match=r"faceresnet\[video\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install -c constraints.txt '\.\[video\]'"):
         open_video(path)

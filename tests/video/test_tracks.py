@@ -124,7 +124,7 @@ def test_wrong_numbers(wrong):
 
 def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "trackers", None)
-    with pytest.raises(MissingExtraError, match=r"faceresnet\[video\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install -c constraints.txt '\.\[video\]'"):
         Tracker(30)
 
 

@@ -28,6 +28,7 @@ from faceresnet.cli import (
     video,
     watch,
 )
+from faceresnet.cli.names import take_every_name
 from faceresnet.errors import FaceResNetError, reason
 
 #: Exit status: part of the work failed; the arguments or the state of the world forbid it;
@@ -98,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: instead of the process's own.
     """
+    take_every_name()
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = given[: given.index("--")] if "--" in given else given
     debug = "--debug" in options

@@ -170,9 +170,9 @@ def _plan(arguments: Sequence[str], out: Path, *, recursive: bool) -> tuple[list
         return [_Job(str(path), path, out)], ignored
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out needs a folder for this, {out} is a file")
-    taken: set[str] = set()
+    names = _result_names([place for _, place in found])
     return [
-        _Job(str(path), path, out / _unique(_result_name(place), taken)) for path, place in found
+        _Job(str(path), path, out / name) for (path, _), name in zip(found, names, strict=True)
     ], ignored
 
 
@@ -220,13 +220,26 @@ def _below(folder: Path, out: Path, recursive: bool) -> Iterator[Path]:
             yield path
 
 
-def _result_name(place: PurePath) -> PurePath:
-    """Name of a result: the source's; videos in containers that are not written become .mp4."""
+def _result_names(places: Sequence[PurePath]) -> list[PurePath]:
+    """Names of results: the sources', which nothing else is called; no two are the same.
+
+    Videos in containers that are not written get ".mp4" behind theirs: a name that does not depend
+    on what else there is, so that --resume takes no result for that of another source.
+    """
+    names = [place if _keeps_name(place) else PurePath(f"{place}.mp4") for place in places]
+    taken: set[str] = set()
+    for number in sorted(range(len(places)), key=lambda n: names[n] != places[n]):
+        names[number] = _unique(names[number], taken)
+    return names
+
+
+def _keeps_name(place: PurePath) -> bool:
+    """Whether a result is written in the format of its source."""
     if place.suffix.lower() not in VIDEO_SUFFIXES:
-        return place
+        return True
     from faceresnet.video.writing import SUFFIXES
 
-    return place if place.suffix.lower() in SUFFIXES else place.with_suffix(".mp4")
+    return place.suffix.lower() in SUFFIXES
 
 
 def _unique(place: PurePath, taken: set[str]) -> PurePath:

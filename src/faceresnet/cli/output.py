@@ -5,7 +5,6 @@ Files appear whole when everything is done, or not at all.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from faceresnet.atomic import replacing
+from faceresnet.cli.names import UNENCODABLE
 from faceresnet.cli.sources import KEPT_SUFFIXES, Source
 from faceresnet.detections import Detections
 from faceresnet.errors import DataError, reason
@@ -27,8 +27,6 @@ FOLDER_FORMATS = ("yolo", "wider")
 STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1")
 #: What a file's suffix says about its layout; every other suffix says nothing.
 FORMAT_BY_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-#: What becomes of the bytes of a file name that are no text: ``\udcff``, as JSON writes it too.
-UNENCODABLE = "backslashreplace"
 
 
 class Results:
@@ -155,7 +153,6 @@ class _Table(Results):
         from rich.console import Console
 
         if self._table.row_count:
-            _take_every_name()
             Console().print(self._table)
         if whole and self._hint and self._table.row_count:
             print("--save FOLDER draws the boxes, --json - prints them.", file=sys.stderr)
@@ -183,7 +180,6 @@ class _File(Results):
             return self
         if sys.stdout is None:
             raise DataError("standard output is closed: name a file for the results")
-        _take_every_name()
         return self
 
     def __exit__(
@@ -288,9 +284,3 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(f"cannot write {path}: {reason(error)}") from error
-
-
-def _take_every_name() -> None:
-    """Let standard output take file names that are no text."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors=UNENCODABLE)

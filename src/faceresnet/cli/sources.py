@@ -10,9 +10,10 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 
 from faceresnet import __version__, images
@@ -42,6 +43,11 @@ class Source:
     path: Path | None = None
 
     @property
+    def is_stdin(self) -> bool:
+        """Whether it is standard input."""
+        return self.path is None and self.name == "stdin"
+
+    @property
     def picture(self) -> PurePath:
         """`target` with the suffix of a picture."""
         suffix = PurePath(self.name).suffix if self.path else ""
@@ -61,7 +67,7 @@ class Source:
                 if self.path.suffix.lower() not in VIDEO_SUFFIXES or not self.path.is_file():
                     raise
                 raise ImageError(f"{self.path} is a video: see 'faceresnet video'") from error
-        content = _read_stdin() if self.name == "stdin" else _download(self.name)
+        content = _read_stdin() if self.is_stdin else _download(self.name)
         try:
             return images.read(content, max_pixels=max_pixels)
         except ImageError as error:
@@ -116,6 +122,7 @@ def _named(
 def _in_folder(folder: Path, recursive: bool) -> Iterator[tuple[str, PurePath, Path | None]]:
     found = sorted(folder.rglob("*") if recursive else folder.iterdir())
     found = [path for path in found if path.is_file() and _is_photo(path)]
+    found = [path for path in found if not _is_hidden(path.relative_to(folder))]
     if not found:
         hint = "" if recursive else " (--recursive looks into its folders)"
         raise ValueError(f"there is no photo in the folder {folder}{hint}")
@@ -125,6 +132,11 @@ def _in_folder(folder: Path, recursive: bool) -> Iterator[tuple[str, PurePath, P
 
 def _is_photo(path: Path) -> bool:
     return path.suffix.lower() in images.SUFFIXES and not path.name.startswith(".")
+
+
+def _is_hidden(place: PurePath) -> bool:
+    """Whether a file or a folder on the way to it is, as the bin of a photo manager."""
+    return any(part.startswith(".") for part in place.parts)
 
 
 def _unique(target: PurePath, taken: set[str]) -> PurePath:
@@ -171,18 +183,22 @@ def _download(url: str) -> bytes:
 def read_ahead(
     sources: Iterable[Source], max_pixels: int | None
 ) -> Iterator[tuple[Source, images.Image | ImageError]]:
-    """Every photo, or why it cannot be read; the next is being read meanwhile."""
+    """Every photo, or why it cannot be read; the next is being read meanwhile.
 
-    def finish(waiting: tuple[Source, Future[images.Image]]) -> images.Image | ImageError:
+    Standard input is read by the caller's thread: another would wait for it beyond Ctrl-C.
+    """
+
+    def finish(waiting: tuple[Source, Callable[[], images.Image]]) -> images.Image | ImageError:
         try:
-            return waiting[1].result()
+            return waiting[1]()
         except ImageError as error:
             return error
 
     with ThreadPoolExecutor(max_workers=1) as reader:
-        waiting: deque[tuple[Source, Future[images.Image]]] = deque()
+        waiting: deque[tuple[Source, Callable[[], images.Image]]] = deque()
         for source in sources:
-            waiting.append((source, reader.submit(source.read, max_pixels)))
+            read = partial(source.read, max_pixels)
+            waiting.append((source, read if source.is_stdin else reader.submit(read).result))
             if len(waiting) > 1:
                 yield waiting[0][0], finish(waiting.popleft())
         for last in waiting:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from faceresnet.digits.nets import Net
-from faceresnet.errors import EngineError
+from faceresnet.errors import EngineError, how_to_install
 from faceresnet.nn.optim import SGD, Adam
 from faceresnet.nn.shapes import Array
 
@@ -85,8 +85,8 @@ def open_engine(
             from faceresnet.digits.torch_engine import TorchEngine as make
         except ImportError as error:
             raise EngineError(
-                f"--engine torch needs PyTorch ({error}): pip install 'faceresnet[train]', "
-                "or use --engine numpy"
+                f"--engine torch needs PyTorch ({error}): {how_to_install('train')}; or use "
+                "--engine numpy"
             ) from error
     else:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")

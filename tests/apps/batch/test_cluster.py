@@ -69,5 +69,5 @@ def test_a_cluster_that_is_not_there(photos, blob_model, ray):
 
 def test_ray_is_missing(photos, blob_model, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'faceresnet\[ray\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -c constraints.txt '\.\[ray\]'"):
         batch.run("photos", "out", BatchOptions(model=blob_model), engine="ray")

@@ -301,7 +301,7 @@ def test_wrong_arguments(photos, options, arguments):
 
 def test_a_missing_ray_is_said_before_anything_is_listed(photos, options, monkeypatch):
     monkeypatch.setattr(job, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"faceresnet\[ray\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install -c constraints.txt '\.\[ray\]'"):
         batch.run("photos", "out", options, engine="ray")
     with pytest.raises(ValueError, match="engine must be one of local, ray"):
         batch.run("photos", "out", options, engine="spark")

@@ -8,7 +8,8 @@ GPS, maker notes, thumbnail, XMP, IPTC, comment, text, second picture or depth m
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,7 +115,7 @@ def _cover_all(
     notes = [f"its {frames - 1} further pictures are left out"] if photo.format == "MPO" else []
     if photo.format == "MPO":
         frames = 1
-    if any("16" in str(part) and "I;16" not in photo.mode for part in _encoding_of(photo)):
+    if _loses_depth(photo):
         notes.append("16 bits a channel became 8")
     work, found = [], []
     for number in range(frames):
@@ -128,22 +129,22 @@ def _cover_all(
     return pictures, Covered(sum(map(len, found)), frames, tuple(notes))
 
 
-def _encoding_of(photo: PILImage.Image) -> Iterable[Any]:
-    """What the decoder was told about the layout of the pixels."""
+def _loses_depth(photo: PILImage.Image) -> bool:
+    """Whether the decoder, by what it was told about the pixels, makes 8 bits of 16 a channel."""
+    if photo.mode in ("I", "F") or photo.mode.startswith("I;16"):
+        return False
     for tile in getattr(photo, "tile", ()):
-        arguments = tile[3]
-        yield from arguments if isinstance(arguments, tuple) else (arguments,)
+        told = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if any(isinstance(part, str) and re.search(";16[BLN]", part) for part in told):
+            return True
+        if photo.format == "PPM" and any(isinstance(part, int) and part > 255 for part in told):
+            return True  # the largest value
+    return False
 
 
 def _workable(photo: PILImage.Image, *, animated: bool) -> PILImage.Image:
     """The frame upright, as pixels that can be averaged, on its own."""
-    from PIL import ImageOps
-
-    photo.load()
-    try:
-        frame = ImageOps.exif_transpose(photo)
-    except Exception:  # a broken tag is no reason to lose the photo
-        frame = photo.copy()
+    frame = images.upright(photo)
     if animated or (frame.mode != "LA" and frame.has_transparency_data):
         return frame.convert("RGBA")
     if frame.mode in ("L", "LA", "RGB", "CMYK", "I", "F") or frame.mode.startswith("I;16"):

@@ -97,10 +97,20 @@ def open_file(path: str) -> BinaryIO:
 
 @contextmanager
 def spooled_input() -> Iterator[BinaryIO]:
-    """Standard input as a file, which can be read more than once."""
+    """Standard input as a file, which can be read more than once.
+
+    Raises:
+        DataError: it is closed.
+    """
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
+        shutil.copyfileobj(_standard_input(), file)
         yield cast(BinaryIO, file)
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise DataError("standard input is closed: there is no list to read")
+    return sys.stdin.buffer
 
 
 def list_entries(
@@ -133,7 +143,7 @@ def _entries(source: str, column: str | None, stdin: BinaryIO | None) -> Iterato
     if source == STDIN:
         if stdin is not None:
             stdin.seek(0)
-        yield from _lines(stdin or sys.stdin.buffer, "standard input")
+        yield from _lines(stdin or _standard_input(), "standard input")
     elif _is_folder(source):
         tables: list[str] = []
         photos = 0

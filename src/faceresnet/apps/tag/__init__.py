@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from faceresnet import images
 from faceresnet.apps.photo_files import open_photo
 from faceresnet.apps.tag import packet as packet_
 from faceresnet.apps.tag.regions import Region, to_stored, unmatched
@@ -31,8 +32,8 @@ from faceresnet.errors import DataError, ImageError, reason
 
 #: Sidecars' names: the photo's with .xmp added, or with its suffix replaced.
 NAMINGS = ("full", "stem")
-#: Tags of Exif and TIFF.
-_ORIENTATION, _WIDTH, _LENGTH = 0x0112, 0x0100, 0x0101
+#: Tags of TIFF.
+_WIDTH, _LENGTH = 0x0100, 0x0101
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def tag(photo: str | os.PathLike[str], faces: Detections, options: TagOptions) -
 
     Raises:
         ImageError: the photo cannot be read, or holds no XMP in its format (`embed`).
-        DataError: the XMP that is there is broken, or its regions belong to another picture.
+        DataError: the XMP that is there is broken, or its regions or the faces belong to another
+            picture.
         MissingExtraError: pyexiv2 is not installed (`embed`).
     """
     path = Path(photo)
@@ -175,10 +177,14 @@ class _Stored:
     packet: bytes | None
 
     def regions(self, faces: Detections) -> list[Region]:
-        """Faces as regions of the stored picture."""
+        """Faces as regions of the stored picture.
+
+        Raises:
+            DataError: they were found in a picture of another size.
+        """
         upright = self.size[::-1] if self.orientation in (5, 6, 7, 8) else self.size
         if faces.size != upright:
-            raise ValueError(
+            raise DataError(
                 f"these faces were found in a picture of (height, width) {faces.size}, "
                 f"the photo is {upright}"
             )
@@ -198,13 +204,11 @@ def _stored(path: Path) -> _Stored:
     from PIL.TiffImagePlugin import TiffImageFile
 
     with open_photo(path, max_pixels=None) as image:
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        orientation = images.orientation(image)
         size = image.height, image.width
         if isinstance(image, TiffImageFile):  # Pillow names the upright size
             size = image.tag_v2[_LENGTH], image.tag_v2[_WIDTH]
         packet = image.info.get("xmp")
-    if orientation not in range(1, 9):
-        orientation = 1
     return _Stored(size, orientation, packet.strip(b"\0") if packet else None)
 
 

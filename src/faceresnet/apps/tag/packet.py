@@ -39,13 +39,17 @@ _NAMESPACES = (
 
 @dataclass
 class _Span:
-    """Where an element lies in the packet, and its plain values by the names on their way."""
+    """Where an element lies in the packet, and its plain values by the names on their way.
+
+    `declared` are the prefixes of the namespaces that its own tag declares.
+    """
 
     start: int
     end: int = 0
     last_tag: int = 0
     empty: bool = False
     collects: bool = False
+    declared: frozenset[str] = frozenset()
     values: dict[tuple[str, ...], str] = field(default_factory=dict)
 
 
@@ -65,7 +69,7 @@ def read_regions(packet: bytes | None) -> list[Region]:
     """Regions that a packet holds, in its order.
 
     Raises:
-        DataError: the packet is no XMP in UTF-8.
+        DataError: the packet is no XMP in UTF-8, or its regions are in neither rdf:Bag nor rdf:Seq.
     """
     return [_region(item) for item in _parse(packet).items] if packet else []
 
@@ -94,8 +98,8 @@ def with_faces(
         a packet nor anything to write.
 
     Raises:
-        DataError: a packet is no XMP in UTF-8, or its regions were drawn on a picture of another
-            shape.
+        DataError: a packet is no XMP in UTF-8, its regions were drawn on a picture of another
+            shape, or they would not all be kept.
     """
     packet = packet or None
     layout = _parse(packet) if packet else _Layout()
@@ -115,12 +119,16 @@ def with_faces(
         return packet
     written = b"".join(_new_item(face) for face in new)
     if packet is None:
-        return _whole(_regions(adopted + written, size))
-    if layout.regions is None:
-        return _inserted(packet, layout, _regions(adopted + written, size))
-    if layout.bag is None or len(own) == len(there):
-        return _cut(packet, [(layout.regions.start, layout.regions.end, _regions(written, size))])
-    return _cut(packet, _edits(packet, layout, written))
+        after = _whole(_regions(adopted + written, size))
+    elif layout.regions is None:
+        after = _inserted(packet, layout, _regions(adopted + written, size))
+    elif layout.bag is None or len(own) == len(there):
+        place = layout.regions.start, layout.regions.end
+        after = _cut(packet, [(*place, _regions(written, size))])
+    else:
+        after = _cut(packet, _edits(packet, layout, written))
+    _check_result(after, [region for region in there if not region.own], len(new))
+    return after
 
 
 def _parse(packet: bytes) -> _Layout:
@@ -134,7 +142,9 @@ def _parse(packet: bytes) -> _Layout:
     def start(name: str, attributes: dict[str, str]) -> None:
         at = parser.CurrentByteIndex
         tag = _TAG.match(packet, at)
-        span = _Span(at, empty=bool(tag and tag.group().endswith(b"/>")))
+        empty = bool(tag and tag.group().endswith(b"/>"))
+        span = _Span(at, empty=empty, declared=frozenset(declared))
+        declared.clear()
         names = [step for step, _ in path]
         path.append((name, span))
         if name == _name(RDF, "RDF") and layout.rdf is None:
@@ -145,10 +155,15 @@ def _parse(packet: bytes) -> _Layout:
         elif name == _name(MWG, "Regions") and layout.regions is None:
             layout.regions = span
             span.collects = True
-            layout.namespaces = dict(scope)
-        elif name in (_name(RDF, "Bag"), _name(RDF, "Seq")) and layout.regions is not None:
-            if names[-1:] == [_name(MWG, "RegionList")] and layout.bag is None:
+        elif names[-1:] == [_name(MWG, "RegionList")] and layout.regions is not None:
+            if name not in (_name(RDF, "Bag"), _name(RDF, "Seq")):
+                raise DataError(
+                    "its list of face regions is neither rdf:Bag nor rdf:Seq: correct or remove it "
+                    "in the program that wrote it"
+                )
+            if layout.bag is None:
                 layout.bag = span
+                layout.namespaces = {prefix: uris[-1] for prefix, uris in scope.items() if uris}
         elif name == _name(RDF, "li") and len(path) > 1 and path[-2][1] is layout.bag:
             layout.items.append(span)
             span.collects = True
@@ -176,12 +191,18 @@ def _parse(packet: bytes) -> _Layout:
         tag = _TAG.match(packet, span.last_tag)
         span.end = tag.end() if tag else span.last_tag
 
-    scope: dict[str, str] = {}
+    def declare(prefix: str | None, uri: str | None) -> None:
+        scope.setdefault(prefix or "", []).append(uri or "")
+        declared.append(prefix or "")
+
+    scope: dict[str, list[str]] = {}
+    declared: list[str] = []
     parser.buffer_text = True
     parser.StartElementHandler = start
     parser.EndElementHandler = end
     parser.CharacterDataHandler = text
-    parser.StartNamespaceDeclHandler = lambda prefix, uri: scope.update({prefix or "": uri or ""})
+    parser.StartNamespaceDeclHandler = declare
+    parser.EndNamespaceDeclHandler = lambda prefix: scope[prefix or ""].pop()
     try:
         parser.Parse(packet, True)
     except (expat.ExpatError, UnicodeError) as error:
@@ -250,10 +271,27 @@ def _check_shape(layout: _Layout, size: tuple[int, int]) -> None:
         )
 
 
+def _check_result(packet: bytes, others: Sequence[Region], own: int) -> None:
+    """The packet to be must be XMP that says what it should.
+
+    Raises:
+        DataError: it is no XMP, a region of others is lost or changed, or a face is missing.
+    """
+    try:
+        regions = read_regions(packet)
+    except DataError as error:
+        raise DataError(f"its XMP would be broken by face regions: {error}") from error
+    kept = [repr(region) for region in regions if not region.own]  # numbers may be NaN
+    if kept != [repr(region) for region in others] or len(regions) - len(kept) != own:
+        raise DataError("face regions cannot be added to its XMP without a loss of others")
+
+
 def _item(packet: bytes, item: _Span, layout: _Layout) -> bytes:
     """An item as it stands in its packet, with the namespaces that it needs."""
     declared = "".join(
-        f" xmlns:{prefix}={quoteattr(uri)}" for prefix, uri in layout.namespaces.items() if prefix
+        f" xmlns:{prefix}={quoteattr(uri)}"
+        for prefix, uri in layout.namespaces.items()
+        if prefix and prefix not in item.declared
     )
     text = packet[item.start : item.end]
     name = re.match(rb"<[^\s/>]+", text)
