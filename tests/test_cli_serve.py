@@ -98,7 +98,13 @@ def test_a_service_for_everyone_says_so(run, started, monkeypatch):
         (["--device", "toaster"], "toaster"),
         (["--max-images", 9, "--queue", 8], "queue_size"),
         (["--timeout", 0], "timeout_s"),
+        (["--timeout", "inf"], "timeout_s"),
+        (["--timeout", "nan"], "timeout_s"),
         (["--max-mb", 0], "max_bytes"),
+        (["--max-mb", "inf"], "--max-mb"),
+        (["--max-mb", "1e305"], "--max-mb"),
+        (["--max-megapixels", "inf"], "--max-megapixels"),
+        (["--max-megapixels", "nan"], "--max-megapixels"),
         (["--workers", 0], "--workers"),
         (["--threshold", 2], "threshold"),
         (["--fetch-network", "10.0.0.0/8"], "--fetch-urls"),
@@ -117,6 +123,19 @@ def test_refusals(run, arguments, says):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_certificate_that_is_none(run, tmp_path, workers):
+    """Every worker would stumble over it, and be started again."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    certificate.write_text("nonsense")
+    key.write_text("nonsense")
+    files = ("--certificate", certificate, "--certificate-key", key)
+    status, out, err = run(*files, "--workers", workers)
+    assert (status, out) == (2, "")
+    assert f"certificate {certificate} and the key {key}" in err
+    assert err.count("\n") == 1
+
+
 def test_a_port_that_is_taken(run):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         status, _, err = run("--port", taken.getsockname()[1])
@@ -132,7 +151,7 @@ def test_the_extra(run, monkeypatch):
     )
     status, _, err = run()
     assert status == 2
-    assert "pip install 'faceresnet[serve]'" in err
+    assert "in the checkout, pip install -c constraints.txt '.[serve]'" in err
 
 
 def test_workers_share_the_threads(monkeypatch):

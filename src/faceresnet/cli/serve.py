@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -151,8 +152,8 @@ def serve(
         device=device,
         threads=threads,
         batch_size=batch_size,
-        max_bytes=round(max_mb * 1e6),
-        max_pixels=round(max_megapixels * 1e6),
+        max_bytes=_millions("--max-mb", max_mb),
+        max_pixels=_millions("--max-megapixels", max_megapixels),
         max_images=max_images,
         queue_size=queue,
         timeout_s=timeout,
@@ -187,6 +188,13 @@ def serve(
             )
 
     run(settings, listening, started)
+
+
+def _millions(option: str, count: float) -> int:
+    """What an option that counts millions says."""
+    if not isfinite(count * 1e6):
+        raise ValueError(f"{option} must be a finite number of millions, got {count:g}")
+    return round(count * 1e6)
 
 
 def _keys(file: Path | None, key: str | None) -> tuple[str, ...]:

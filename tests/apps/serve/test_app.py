@@ -336,13 +336,14 @@ def endless(chunk):
         yield chunk
 
 
+@pytest.mark.parametrize("fetch_urls", [False, True])
 @pytest.mark.parametrize("claim", [[], [("content-length", "10")]])
 @pytest.mark.parametrize(
     "kind", ["image/jpeg", "multipart/form-data; boundary=x", "application/json"]
 )
-def test_bodies_are_counted_while_they_come(serve, claim, kind):
+def test_bodies_are_counted_while_they_come(serve, claim, kind, fetch_urls):
     """Without a length, or with one that lies; they would never end."""
-    client = serve(max_bytes=1_000_000)
+    client = serve(max_bytes=1_000_000, fetch_urls=fetch_urls)
     start = b'--x\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n'
 
     def chunks():

@@ -5,11 +5,15 @@ import socket
 import subprocess
 import threading
 import time
+from types import SimpleNamespace
 
 import httpx
 import pytest
+from uvicorn.supervisors.multiprocess import Multiprocess
 
 from conftest import blob_image
+from faceresnet.apps.serve.metrics import MULTIPROCESS_VARIABLE
+from faceresnet.apps.serve.server import _Workers
 
 from .conftest import Server, encode, wait_for
 
@@ -94,6 +98,23 @@ def test_a_worker_that_dies_is_replaced(blob_model, photo):
     wait_for(replaced, 60)
     wait_for(answers, 60)
     server.end()
+
+
+def test_a_worker_that_died_holds_nothing(tmp_path, monkeypatch):
+    """Whatever it had counted as waiting or ready when it was killed."""
+    monkeypatch.setenv(MULTIPROCESS_VARIABLE, str(tmp_path))
+    files = [f"{what}_{pid}.db" for what in ("counter", "gauge_livesum") for pid in (11, 12)]
+    for name in files:
+        (tmp_path / name).touch()
+
+    def replace(supervisor):
+        supervisor.processes[1] = SimpleNamespace(pid=13)
+
+    monkeypatch.setattr(Multiprocess, "keep_subprocess_alive", replace)
+    workers = _Workers.__new__(_Workers)  # without its signal handlers
+    workers.processes = [SimpleNamespace(pid=11), SimpleNamespace(pid=12)]
+    workers.keep_subprocess_alive()
+    assert sorted(path.name for path in tmp_path.iterdir()) == files[:3]
 
 
 def _command(pid):

@@ -113,11 +113,16 @@ class Metrics:
 
     def close(self) -> None:
         """Take this worker out of what all of them report."""
-        from prometheus_client.multiprocess import mark_process_dead
-
         if os.environ.get(MULTIPROCESS_VARIABLE):
-            forget: Any = mark_process_dead  # it has no types
-            forget(os.getpid())
+            forget_worker(os.getpid())
+
+
+def forget_worker(pid: int) -> None:
+    """Take a worker that ended out of what all of them report; its counts stay."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    forget: Any = mark_process_dead  # it has no types
+    forget(pid)
 
 
 class Counted:

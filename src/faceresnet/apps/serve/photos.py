@@ -7,6 +7,7 @@ chosen by its first bytes, and its size is known from the header before anything
 from __future__ import annotations
 
 import io
+import re
 
 from faceresnet import images
 from faceresnet.apps.serve.refusals import Refusal
@@ -24,6 +25,13 @@ KINDS = {
 }
 #: Most scans of a JPEG; progressive ones have some ten, and each passes over the whole photo.
 MAX_SCANS = 100
+#: Segments of a JPEG that are told apart at most; photos with long metadata have some hundred.
+MAX_SEGMENTS = 10_000
+_SCAN = b"\xff\xda"
+_END = b"\xff\xd9"
+#: Markers that a segment follows, and the end. In a scan, 0xFF also comes before 0, before another
+#: 0xFF and as a restart marker.
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
 #: First bytes of a file → its kind.
 _STARTS = {
     b"\xff\xd8\xff": "JPEG",
@@ -60,8 +68,7 @@ def measure(content: bytes, max_pixels: int) -> int:
             "unsupported_type",
             "this is no photo of a kind that is read here, which are: " + ", ".join(KINDS),
         )
-    # No compressed data holds these two bytes; a preview in the metadata may.
-    if kind == "JPEG" and (scans := content.count(b"\xff\xda")) > MAX_SCANS:
+    if kind == "JPEG" and (scans := _count_scans(content)) > MAX_SCANS:
         raise Refusal(
             "unreadable_image", f"the JPEG file has {scans:,} scans, at most {MAX_SCANS} are read"
         )
@@ -87,6 +94,26 @@ def read(content: bytes, max_pixels: int) -> images.Image:
         return images.read(content, max_pixels=max_pixels)
     except ImageError as error:
         raise Refusal("unreadable_image", str(error)) from error
+
+
+def _count_scans(content: bytes) -> int:
+    """Scans of a JPEG up to its end: phones append films, in which anything may stand.
+
+    Segments are skipped by their lengths, as decoders do. Where that fails, because one is longer
+    than the file or there are too many, everything that follows counts if it looks like a scan.
+    """
+    scans = place = 0
+    for _ in range(MAX_SEGMENTS):
+        marker = _MARKER.search(content, place)
+        if marker is None or marker[0] == _END:
+            return scans
+        scans += marker[0] == _SCAN
+        place = marker.end()
+        following = place + int.from_bytes(content[place : place + 2], "big")
+        if following > len(content):
+            break
+        place = following
+    return scans + content.count(_SCAN, place)
 
 
 def _too_large(pixels: str, max_pixels: int) -> Refusal:

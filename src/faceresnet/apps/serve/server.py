@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess
 
 from faceresnet.apps.serve.app import create_app
 from faceresnet.apps.serve.batching import Detector
-from faceresnet.apps.serve.metrics import MULTIPROCESS_VARIABLE
+from faceresnet.apps.serve.metrics import MULTIPROCESS_VARIABLE, forget_worker
 from faceresnet.apps.serve.settings import Settings, threads_each
 from faceresnet.detector import FaceDetector
 from faceresnet.errors import FaceResNetError, reason
@@ -86,12 +87,14 @@ def serve(settings: Settings, listening: Listening, started: Callable[[str], Non
         started: called with the service's address when the socket is open.
 
     Raises:
-        FaceResNetError: the address cannot be listened at, or the model not be loaded.
+        FaceResNetError: the address cannot be listened at, the certificate not be used, or the
+            model not be loaded.
         ValueError: an argument is out of its range.
     """
     threads = threads_each(listening.workers, settings.threads)
     settings = replace(settings, threads=threads)
-    # A model that cannot be loaded is refused here, in one line, and not by every worker.
+    # What cannot be loaded is refused here, in one line, and not by every worker.
+    _check_certificate(listening)
     detectors = open_detectors(settings)
     with _listen(listening) as listener:
         scheme = "https" if listening.certificate else "http"
@@ -115,9 +118,20 @@ def _serve_by_workers(settings: Settings, listening: Listening, listener: socket
         os.environ[MULTIPROCESS_VARIABLE] = counts
         try:
             app = partial(worker_app, settings)
-            Multiprocess(_config(app, settings, listening, factory=True), [listener]).run()
+            _Workers(_config(app, settings, listening, factory=True), [listener]).run()
         finally:
             del os.environ[MULTIPROCESS_VARIABLE]
+
+
+class _Workers(Multiprocess):
+    """uvicorn's supervisor, which replaces workers that die; what they held counts no more."""
+
+    def keep_subprocess_alive(self) -> None:
+        before = {process.pid for process in self.processes}
+        super().keep_subprocess_alive()
+        for pid in before - {process.pid for process in self.processes}:
+            if pid is not None:
+                forget_worker(pid)
 
 
 def _config(
@@ -141,6 +155,19 @@ def _config(
         server_header=False,
         timeout_graceful_shutdown=ceil(settings.timeout_s) + 5,
     )
+
+
+def _check_certificate(listening: Listening) -> None:
+    if listening.certificate is None:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(listening.certificate, listening.key)
+    except OSError as error:  # an SSLError, too
+        raise FaceResNetError(
+            f"cannot speak https with the certificate {listening.certificate} and the key "
+            f"{listening.key}: {reason(error)}; expected two PEM files that belong together"
+        ) from error
 
 
 def _listen(listening: Listening) -> socket.socket:

@@ -6,6 +6,7 @@ import ipaddress
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 
 from faceresnet.processors import cores
 from faceresnet.weights import DEFAULT_MODEL
@@ -59,8 +60,10 @@ class Settings:
         for name in ("batch_size", "max_bytes", "max_pixels", "max_images", "queue_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.timeout_s <= 0:
-            raise ValueError(f"timeout_s must be more than 0 seconds, got {self.timeout_s}")
+        if not (isfinite(self.timeout_s) and self.timeout_s > 0):
+            raise ValueError(
+                f"timeout_s must be more than 0 seconds, and finite, got {self.timeout_s}"
+            )
         if self.queue_size < self.max_images:
             raise ValueError(
                 f"queue_size must hold the photos of one request, max_images = {self.max_images}, "

@@ -101,7 +101,8 @@ async def receive(
         async with asyncio.timeout(settings.timeout_s):
             if kind != "application/json":
                 return await _photos(request, kind, settings, intake)
-            addresses = _addresses(await _whole(request, intake, JSON_BYTES), settings.max_images)
+            body = await _whole(request, intake, min(JSON_BYTES, settings.max_bytes))
+            addresses = _addresses(body, settings.max_images)
     except TimeoutError as error:
         raise Refusal(
             "upload_timeout", f"the body did not arrive within {settings.timeout_s:g} s"
@@ -145,21 +146,19 @@ async def _photos(request: Request, kind: str, settings: Settings, intake: Intak
     raise Refusal("unsupported_type", f"the body is {kind[:80]}: {EXPECTED}{hint}")
 
 
-async def _counted(request: Request, intake: Intake) -> AsyncGenerator[bytes, None]:
+async def _counted(request: Request, intake: Intake, limit: int) -> AsyncGenerator[bytes, None]:
+    """Chunks of a body of `limit` bytes at most."""
+    size = 0
     async for chunk in request.stream():
         intake.add(len(chunk))
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
         yield chunk
 
 
 async def _whole(request: Request, intake: Intake, limit: int) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in _counted(request, intake):
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(limit)
-        chunks.append(chunk)
-    return b"".join(chunks)
+    return b"".join([chunk async for chunk in _counted(request, intake, limit)])
 
 
 class _InMemory(MultiPartParser):
@@ -172,7 +171,7 @@ async def _from_form(request: Request, settings: Settings, intake: Intake) -> li
     # One more file than allowed, so that it is us who count, and answer 413.
     parser = _InMemory(
         request.headers,
-        _counted(request, intake),
+        _counted(request, intake, settings.max_bytes),
         max_files=settings.max_images + 1,
         max_fields=8,
         max_part_size=FIELD_BYTES,
