@@ -73,6 +73,32 @@ def test_lines_on_standard_output_are_nothing_else(clip, run):
     assert "total" in err
 
 
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1"])
+def test_standard_output_has_other_names(clip, run, name):
+    status, out, err = run(clip, "--json", name, "--every", "4")
+    assert status == 0
+    assert len(records(out)) == 24
+    assert "total" in err
+
+
+def test_a_film_is_kept_when_the_reader_of_the_lines_leaves(clip, blob_model):
+    blob_clip(clip, frames=150)
+    command = [sys.executable, "-m", "faceresnet", "video", "a.mp4", "--save", "b.mp4"]
+    with subprocess.Popen(
+        [*command, "--json", "-", "--model", str(blob_model), "--threads", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode == 1, err
+    assert "Traceback" not in err
+    with open_video("b.mp4") as video:
+        assert len(list(video)) > 0
+    assert hidden() == []
+
+
 def test_nothing_asked_for_says_what_can_be_had(clip, run):
     status, out, err = run(clip)
     assert status == 0
@@ -247,7 +273,7 @@ def test_the_extra_is_named(clip, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     status, _, err = run(clip)
     assert status == 2
-    assert "pip install 'faceresnet[video]'" in err
+    assert "in the checkout, pip install -c constraints.txt '.[video]'" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -90,6 +90,12 @@ def test_json_on_standard_output_is_nothing_else(clip, run):
     assert {line["camera"] for line in lines} == {"hall"}
 
 
+def test_standard_output_has_another_name(clip, run):
+    status, out, _ = run("clip.mp4", "--jsonl", "/dev/stdout")
+    assert status == 0
+    assert [json.loads(line)["count"] for line in out.splitlines()] == [1, 1, 0, 0]
+
+
 def test_quiet_says_nothing(clip, run):
     assert run("clip.mp4", "--quiet") == (0, "", "")
 
@@ -119,6 +125,8 @@ def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_done(clip, run):
     assert status == 1
     assert "face 1 leaves" in out
     assert "no.mp4" in err.splitlines()[-1]
+    assert "no is down" in err
+    assert "trying again" not in err
 
 
 def test_events_that_are_not_delivered_are_counted(clip, run, monkeypatch):

@@ -2,6 +2,7 @@ import io
 import json
 import threading
 import time
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -68,6 +69,32 @@ def test_between_looks_faces_move_along(clip, detectors, every):
         np.testing.assert_allclose(centres(seen), expected, atol=8)
     for seen in found[last:]:
         assert seen.faces == found[last].faces, "after the last look they stay"
+
+
+def test_frames_between_looks_keep_no_pixels_that_nobody_needs():
+    images, most = [], 0
+
+    def frames():
+        nonlocal most
+        for number in range(200):
+            image = np.zeros((48, 64, 3), np.uint8)
+            images.append(weakref.ref(image))
+            most = max(most, sum(image() is not None for image in images))
+            yield Frame(image, number / 25, number, number)
+
+    found = FaceFinder([_Fake()], Options(every=60), 25, pictures=False)
+    assert [seen.frame.index for seen in found(frames())] == [*range(200)]
+    assert most <= 6
+    assert found.looks == 4
+
+
+def test_lines_are_the_same_with_a_film_and_without(clip, detectors, tmp_path):
+    alone, beside = io.StringIO(), io.StringIO()
+    with open_video(clip) as video:
+        annotate(video, detectors, Options(every=5), lines=alone)
+    run(clip, tmp_path / "b.mp4", detectors, beside, every=5)
+    assert alone.getvalue() == beside.getvalue()
+    assert alone.getvalue().count("\n") == 24
 
 
 def test_looks_happen_at_the_same_time(clip):
@@ -220,6 +247,33 @@ def test_a_source_that_breaks_off_keeps_what_came(clip, detectors, tmp_path):
     assert "no answer in time" in report.broke_off
     with open_video(tmp_path / "b.mp4") as video:
         assert len(list(video)) == 8
+
+
+class Leaves(io.StringIO):
+    """A pipe whose reader has seen enough after five lines."""
+
+    lines = 0
+
+    def write(self, text):
+        self.lines += 1
+        if self.lines > 5:
+            raise BrokenPipeError
+        return super().write(text)
+
+
+def test_a_reader_of_lines_who_leaves_stops_the_film_and_keeps_it(clip, detectors, tmp_path):
+    lines = Leaves()
+    report = run(clip, tmp_path / "b.mp4", detectors, lines)
+    assert report.left
+    assert report.stopped
+    assert lines.lines == 6, "nothing more is tried"
+    with open_video(tmp_path / "b.mp4") as video:
+        assert len(list(video)) == report.frames >= 6
+
+
+def test_a_reader_of_lines_who_leaves_ends_all_where_there_is_no_film(clip, detectors):
+    with open_video(clip) as video, pytest.raises(BrokenPipeError):
+        annotate(video, detectors, Options(), lines=Leaves())
 
 
 def test_show_gets_every_drawn_frame_in_the_calling_thread_and_can_end(clip, detectors):

@@ -151,6 +151,15 @@ def test_a_camera_back_at_once_goes_on_where_it_was():
     assert brief(events) == [("face_left", 1, 1), ("count_changed", None, 1)]
 
 
+def test_what_is_not_confirmed_after_a_reconnection_is_nobody_from_before():
+    stage = Stage()
+    stage.show(1, times=10)
+    stage.connection += 1
+    events = stage.show(99, times=30)
+    assert brief(events) == [("face_left", 1, 0), ("count_changed", None, 0)]
+    assert events[0].box == (60, 50, 100, 90)
+
+
 def test_when_the_camera_is_gone_all_leave():
     stage = Stage()
     stage.show(1, 2, times=10)

@@ -4,6 +4,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -263,6 +264,28 @@ def test_a_camera_that_stays_away_is_said_once(start):
         running = start(nothing, [live(f"rtsp://127.0.0.1:{server.port}/x")])
         wait_for(lambda: server.connections >= 6)
     assert running.kinds() == ["camera_down"]
+
+
+def test_a_face_that_had_not_entered_is_forgotten_when_its_camera_is_gone():
+    face = Detections(
+        np.array([[20, 20, 60, 60]], np.float32), np.array([0.9], np.float32), (96, 128)
+    )
+    events = []
+    options = WatchOptions(events=EventOptions(enter_s=0, leave_s=0))
+    watch = Watch(lambda image: face, [live("rtsp://x")], options, on_event=events.append)
+    (camera,) = watch._cameras
+    begun = []
+    for connection, looks in ((1, 2), (2, 3)):
+        begun.append(datetime.now(UTC))
+        camera.feed._connection = connection
+        for _ in range(looks):
+            camera.feed._publish(np.zeros((96, 128, 3), np.uint8))
+            assert watch._look(camera)
+        camera.feed._set(up=False, error="it broke off")
+        assert not watch._look(camera)
+    entered = [event for event in events if event.kind == "face_entered"]
+    assert [event.track for event in entered] == [2]
+    assert entered[0].since > begun[1]
 
 
 def test_limits_end_it(start, clip):

@@ -282,6 +282,35 @@ def test_a_line_that_a_crash_cut_short_is_ended_first(tmp_path):
     assert file.read_text() == "{}\n"
 
 
+def test_lines_to_a_pipe_come_at_once_and_it_stays_open(tmp_path):
+    pipe = tmp_path / "events"
+    os.mkfifo(pipe)
+    outbox = Outbox(JsonLines(pipe, pictures=False))  # without waiting for a reader
+    outbox.put(event(0))
+    with pipe.open() as reader:
+        for number in range(3):
+            assert json.loads(reader.readline()) == event(number).to_dict()
+            outbox.put(event(number + 1))
+        outbox.close(10)
+        assert json.loads(reader.read())["track"] == 3
+    assert outbox.state.failed == 0
+
+
+def test_a_pipe_takes_lines_again_when_a_new_reader_comes(tmp_path):
+    pipe = tmp_path / "events"
+    os.mkfifo(pipe)
+    outbox = Outbox(JsonLines(pipe, pictures=False))
+    outbox.put(event(1))
+    with pipe.open() as reader:
+        assert json.loads(reader.readline())["track"] == 1
+    outbox.put(event(2))
+    wait_for(lambda: outbox.state.failed == 1)
+    outbox.put(event(3))
+    with pipe.open() as reader:
+        assert json.loads(reader.readline())["track"] == 3
+    outbox.close(10)
+
+
 def test_lines_on_standard_output(capsys):
     outbox = Outbox(JsonLines("-", pictures=False))
     outbox.put(event())

@@ -1,6 +1,7 @@
 import errno
 import os
 import struct
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,70 @@ def test_sound_that_does_not_fit_is_encoded_anew(tmp_path, codec, suffix):
     source = make_clip(tmp_path / f"a{suffix}", frames=30, sound=codec)
     copy(source, tmp_path / "b.mp4")
     assert streams(tmp_path / "b.mp4")["audio"] == ("aac", pytest.approx(1, abs=0.1))
+
+
+def uncompressed(path, rate, layout):
+    """A clip of a second whose sound is PCM."""
+    with av.open(str(path), "w") as container:
+        pictures = container.add_stream("mpeg4", rate=10, width=64, height=48)
+        sound = container.add_stream("pcm_s16le", rate=rate, layout=layout)
+        samples = np.zeros((1, rate // 10 * len(av.AudioLayout(layout).channels)), np.int16)
+        for number in range(10):
+            picture = av.VideoFrame.from_ndarray(grey_ramp((48, 64), 90), format="rgb24")
+            picture.pts = number
+            container.mux(pictures.encode(picture))
+            wave = av.AudioFrame.from_ndarray(samples, format="s16", layout=layout)
+            wave.sample_rate, wave.pts = rate, number * (rate // 10)
+            container.mux(sound.encode(wave))
+        container.mux(pictures.encode())
+        container.mux(sound.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "layout", "kept"),
+    [
+        ("a.avi", 8_000, "mono", (8_000, "mono")),
+        ("a.avi", 44_100, "stereo", (44_100, "stereo")),
+        ("a.avi", 11_024, "mono", (48_000, "mono")),
+        ("a.mkv", 192_000, "stereo", (48_000, "stereo")),
+        ("a.mkv", 44_100, "7.1", (44_100, "7.1")),
+    ],
+)
+def test_sound_of_any_rate_whose_layout_has_no_name(tmp_path, name, rate, layout, kept):
+    source = uncompressed(tmp_path / name, rate, layout)
+    with av.open(str(source)) as container:
+        assert "channels" in container.streams.audio[0].layout.name
+    _, film = copy(source, tmp_path / "b.mp4")
+    assert film.warnings == []
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        sound = container.streams.audio[0]
+        assert (sound.codec_context.name, sound.rate, sound.layout.name) == ("aac", *kept)
+        length_s = sum(frame.samples for frame in container.decode(sound)) / sound.rate
+    assert length_s == pytest.approx(1, abs=0.1)
+
+
+def test_sound_that_no_encoder_takes_is_left_out(tmp_path):
+    source = uncompressed(tmp_path / "a.mkv", 48_000, "22.2")
+    frames, film = copy(source, tmp_path / "b.mp4")
+    assert len(frames) == 10
+    assert film.warnings == [".mp4 takes no sound: pcm_s16le is left out"]
+    assert streams(tmp_path / "b.mp4").keys() == {"video"}
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+def test_sound_of_joined_films_goes_on_where_their_clocks_begin_anew(tmp_path, suffix):
+    one = make_clip(tmp_path / "one.ts", frames=60, sound="aac").read_bytes()
+    (tmp_path / "a.ts").write_bytes(3 * one)
+    target = tmp_path / f"b{suffix}"
+    frames, _ = copy(tmp_path / "a.ts", target)
+    assert frames[-1].time_s == pytest.approx(6, abs=0.1)
+    with av.open(str(target)) as container:
+        sounds = list(container.decode(audio=0))
+    assert sum(sound.samples / sound.sample_rate for sound in sounds) == pytest.approx(6, abs=0.2)
+    times_s = [sound.time for sound in sounds]
+    assert times_s == sorted(times_s)
+    assert times_s[-1] == pytest.approx(6, abs=0.2)
 
 
 def test_sound_and_pictures_keep_step_whatever_their_start(tmp_path):
@@ -160,6 +225,24 @@ def test_turned_films_are_written_upright(tmp_path):
     frames, _ = copy(make_clip(tmp_path / "a.mp4", frames=2, rotation=90), tmp_path / "b.mp4")
     assert frames[0].image.shape == (128, 96, 3)
     assert frames[0].image[5, 5, 1] > 150, "green came to the top left"
+
+
+@pytest.mark.parametrize(
+    ("rotation", "aspect"), [(0, Fraction(4, 3)), (90, Fraction(3, 4)), (180, Fraction(4, 3))]
+)
+def test_pixels_that_are_not_square_are_turned_with_the_film(tmp_path, rotation, aspect):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10, width=96, height=64)
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        stream.set_display_rotation(rotation)
+        picture = av.VideoFrame.from_ndarray(grey_ramp((64, 96), 90), format="rgb24")
+        container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    copy(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        stream = container.streams.video[0]
+        size = (64, 96) if rotation == 90 else (96, 64)
+        assert (stream.width, stream.height, stream.sample_aspect_ratio) == (*size, aspect)
 
 
 def test_faststart(tmp_path):

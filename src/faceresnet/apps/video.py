@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO
 
 import numpy as np
@@ -34,6 +34,8 @@ from faceresnet.video.writing import VideoWriter
 ROOM = 4
 #: Detectors that look at the same time, at most; each needs its own memory.
 MOST_WORKERS = 4
+#: The picture of a frame whose pixels nobody needs.
+NO_PIXELS: images.Image = np.empty((0, 0, 3), dtype=np.uint8)
 #: A tracked face may score this part of the threshold: ByteTrack tells it from noise by its place.
 FAINT = 0.5
 
@@ -82,6 +84,7 @@ class Report:
         stages: of each stage its items and the seconds that it worked.
         stopped: it was ended before the video was.
         closed: by closing the window that showed it.
+        left: by whoever read the lines and reads no more.
         broke_off: why a camera or an address came to an end too early.
         warnings: what of the source the film does not keep.
     """
@@ -94,6 +97,7 @@ class Report:
     stages: dict[str, tuple[int, float]] = field(default_factory=dict)
     stopped: bool = False
     closed: bool = False
+    left: bool = False
     broke_off: str | None = None
     warnings: tuple[str, ...] = ()
 
@@ -162,15 +166,23 @@ class FaceFinder:
         looks: how many frames the detectors have seen.
     """
 
-    def __init__(self, detectors: Sequence[FaceDetector], options: Options, rate: float) -> None:
+    def __init__(
+        self,
+        detectors: Sequence[FaceDetector],
+        options: Options,
+        rate: float,
+        *,
+        pictures: bool = True,
+    ) -> None:
         """Args:
         detectors: one for each look at the same time, of one model and threshold.
         options: which frames to look at.
         rate: of the video, frames/s.
+        pictures: all frames keep their pixels; else only those that are looked at.
         """
         if not detectors:
             raise ValueError("at least one detector is needed")
-        self._options = options
+        self._options, self._pictures = options, pictures
         self._idle: deque[FaceDetector] = deque(detectors)
         self._workers = len(detectors)
         first = detectors[0]
@@ -191,6 +203,8 @@ class FaceFinder:
     def __call__(self, frames: Iterator[Frame]) -> Iterator[Seen]:
         """Yield every frame with its faces; a few frames are held, `every` of them at least.
 
+        Without `pictures` those between two looks are held, and come, with `NO_PIXELS`.
+
         Stopping early is allowed at any point: closing the generator waits for looks under way.
         """
         room = max(self._options.every, self._workers) + 1
@@ -199,7 +213,10 @@ class FaceFinder:
         with ThreadPoolExecutor(self._workers, "look") as pool:
             for number, frame in enumerate(frames):
                 look = number % self._options.every == 0
-                waiting.append((frame, pool.submit(self._look, frame.image) if look else None))
+                found = pool.submit(self._look, frame.image) if look else None
+                if not (look or self._pictures):
+                    frame = replace(frame, image=NO_PIXELS)
+                waiting.append((frame, found))
                 while len(waiting) > room or (waiting and _is_ready(waiting[0][1])):
                     yield from self._pass(span, *waiting.popleft())
             for frame, found in waiting:
@@ -258,16 +275,19 @@ def annotate(
         detectors: as `open_detectors` makes them.
         options: which frames to look at and whether to give ids.
         film: entered writer of the drawn frames.
-        lines: where to write a line of JSON for each frame.
+        lines: where to write a line of JSON for each frame. If their reader leaves while a film is
+            written, the run ends as if it was stopped.
         show: is given each drawn frame, in the calling thread; False ends the run.
         stop: ends the run early; what was read until then is finished.
         progress: wrapped around the frames.
 
     Raises:
         VideoError: the film cannot be written.
+        BrokenPipeError: the reader of the lines left, and there is no film.
     """
     stop = stop or threading.Event()
-    finder = FaceFinder(detectors, options, video.rate)
+    pictures = film is not None or show is not None
+    finder = FaceFinder(detectors, options, video.rate, pictures=pictures)
     _warm_up(detectors, video.size)
     report = Report()
     ids: set[int] = set()
@@ -277,10 +297,17 @@ def annotate(
         seen, picture = item
         if film is not None:
             film.write(draw(seen) if picture is None else picture, seen.frame)
-        if lines is not None:
+        if lines is None or report.left:
+            return
+        try:
             lines.write(to_json(seen) + "\n")
             if video.live:
                 lines.flush()
+        except BrokenPipeError:
+            if film is None:
+                raise
+            report.left = True
+            stop.set()
 
     with Ahead(video, ROOM, stop) as frames, Behind(write, ROOM) as writer:
         for seen in progress(finder(_whatever_comes(frames, report))):

@@ -68,7 +68,9 @@ def video(
     every: Annotated[
         int,
         typer.Option(
-            min=1, help="Look at every Nth frame only; in between, faces move in straight lines."
+            min=1,
+            help="Look at every Nth frame only; in between, faces move in straight lines. With "
+            "--save or --show, N frames wait in memory: of 1920×1080 px they take 6 MB each.",
         ),
     ] = 1,
     model: Model = "faceresnet-n",
@@ -92,12 +94,14 @@ def video(
     until then.
     """
     from faceresnet.apps.video import Options, annotate, open_detectors
+    from faceresnet.cli.output import STANDARD_OUTPUT
     from faceresnet.detector import FaceDetector
     from faceresnet.video.addresses import mask
     from faceresnet.video.reading import open_video
     from faceresnet.video.window import Window
     from faceresnet.video.writing import Encoding, VideoWriter
 
+    json = "-" if json in STANDARD_OUTPUT else json
     if save and json and json != "-" and os.path.realpath(save) == os.path.realpath(json):
         raise ValueError(f"--save and --json both name {save}: give each a file of its own")
     options = Options(every=every, track=track)
@@ -145,6 +149,8 @@ def video(
         if report.stopped and not report.frames:
             raise KeyboardInterrupt
     _print_report(report, opened, save, json, bare=film is None and lines is None and not show)
+    if report.left:
+        raise BrokenPipeError
     if report.broke_off or report.lost:
         raise typer.Exit(1)
     if report.stopped and not report.closed and not opened.live:

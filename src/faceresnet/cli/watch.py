@@ -131,11 +131,13 @@ def watch(
     with signals_stop() as stop:  # first of all: loading the rest takes its time
         from faceresnet.apps.watch.events import EventOptions
         from faceresnet.apps.watch.loop import Watch, WatchOptions
+        from faceresnet.cli.output import STANDARD_OUTPUT
         from faceresnet.detector import FaceDetector
         from faceresnet.video.addresses import parse_sources
         from faceresnet.video.live import LiveOptions
 
         sources = parse_sources(source)
+        jsonl = "-" if jsonl in STANDARD_OUTPUT else jsonl
         options = WatchOptions(
             live=LiveOptions(
                 connect_timeout_s=timeout_s,
@@ -163,7 +165,8 @@ def watch(
             device=device,
             threads=threads,
         )
-        terminal = Terminal(events=not quiet and jsonl != "-")
+        files = {source.name for source in sources if not source.live}
+        terminal = Terminal(events=not quiet and jsonl != "-", files=files)
         watching = Watch(
             detector,
             sources,

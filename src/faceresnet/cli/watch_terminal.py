@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Collection
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -22,13 +23,14 @@ class Terminal:
 
     Args:
         events: print them.
+        files: names of the sources that are files, which are not opened again.
     """
 
-    def __init__(self, *, events: bool) -> None:
+    def __init__(self, *, events: bool, files: Collection[str] = ()) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        self._events = events
+        self._events, self._files = events, files
         self._lock = threading.Lock()
         self._console = Console(stderr=True, highlight=False)
         self._line: Live | None = None
@@ -59,8 +61,9 @@ class Terminal:
         from faceresnet.apps.watch.events import CAMERA_DOWN, CAMERA_UP
 
         if event.kind in (CAMERA_UP, CAMERA_DOWN):
-            state = "up" if event.kind == CAMERA_UP else f"down: {event.reason}; trying again"
-            self.note(f"{event.camera} is {state}")
+            state = "up" if event.kind == CAMERA_UP else f"down: {event.reason}"
+            again = event.kind == CAMERA_DOWN and event.camera not in self._files
+            self.note(f"{event.camera} is {state}{'; trying again' if again else ''}")
         elif self._events:
             with self._lock:
                 print(_sentence(event), flush=True)

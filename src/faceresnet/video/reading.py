@@ -158,6 +158,8 @@ class VideoReader:
             self._container.close()
             raise
         self.size = self._first.image.shape[0], self._first.image.shape[1]
+        aspect = Fraction(self._stream.sample_aspect_ratio or 1) or Fraction(1)
+        self.pixel_aspect = 1 / aspect if self._display.transposes else aspect
 
     def _describe(self) -> None:
         """Read rate, length and units from the header."""
@@ -179,7 +181,6 @@ class VideoReader:
         self.metadata = {k: v for k, v in container.metadata.items() if k not in TECHNICAL}
         start_s = None if container.start_time is None else container.start_time / 1e6
         self._clock = _Clock(self.rate, self.time_base, start_s)
-        self.pixel_aspect = Fraction(stream.sample_aspect_ratio or 1) or Fraction(1)
 
     def __enter__(self) -> Self:
         return self
@@ -343,6 +344,11 @@ class _Display:
         self._rotation: int | None = None
         self._matrix: np.ndarray | None = None
 
+    @property
+    def transposes(self) -> bool:
+        """The last frame came with its rows for columns."""
+        return self._matrix is not None and _transposes(self._matrix)
+
     def show(self, picture: av.VideoFrame) -> images.Image:
         """RGB uint8 (H, W, 3), upright."""
         unspecified = 2
@@ -363,6 +369,12 @@ def _display_matrix(picture: av.VideoFrame) -> np.ndarray | None:
     return None
 
 
+def _transposes(matrix: np.ndarray) -> bool:
+    """Whether a display matrix makes columns of rows, rather than leave them rows."""
+    (a, b), (c, d) = matrix[:2, :2].tolist()
+    return bool(abs(b) + abs(c) > abs(a) + abs(d))
+
+
 def _displayed(image: images.Image, matrix: np.ndarray) -> images.Image:
     """Apply a display matrix, to the nearest of the eight turns and mirrorings.
 
@@ -373,7 +385,7 @@ def _displayed(image: images.Image, matrix: np.ndarray) -> images.Image:
     import cv2
 
     (a, b), (c, d) = matrix[:2, :2].tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d):
+    if _transposes(matrix):
         image, right, down = cv2.transpose(image), c, b
     else:
         right, down = a, d

@@ -193,7 +193,7 @@ class Scene:
         ids = self._track(frame, faces)
         self._looks += 1
         # Known faces first: what is still missing then may be what a new track shows (`_same`).
-        known = np.array([id in self._faces for id in ids.tolist()], dtype=bool)
+        known = np.array([id >= 0 and id in self._faces for id in ids.tolist()], dtype=bool)
         confirmed = ids >= 0
         for index in (*np.flatnonzero(known), *np.flatnonzero(confirmed & ~known)):
             self._sight(int(ids[index]), frame, image, faces, int(index))

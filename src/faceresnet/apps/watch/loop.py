@@ -310,7 +310,7 @@ class Watch:
                 self._on_problem(f"{camera.name} is still down: {error}")
         # A camera back at once goes on where it was.
         gone_s = time.monotonic() - camera.last_arrival_s
-        if camera.scene.count and gone_s >= self._options.events.leave_s:
+        if gone_s >= self._options.events.leave_s:
             self._tell(camera.scene.lose(now, f"the camera is gone: {camera.error}"))
 
     def _up(self, camera: _Camera, at: datetime) -> None:

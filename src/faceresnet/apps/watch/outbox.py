@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from faceresnet import images
 from faceresnet.apps.watch.events import Event
@@ -187,7 +187,7 @@ class EventFolder:
 
 
 class JsonLines:
-    """One line for each event, at the end of a file or to standard output (``-``).
+    """One line for each event, at the end of a file, to a pipe or to standard output (``-``).
 
     Raises:
         FaceResNetError: the file cannot be written to.
@@ -198,7 +198,8 @@ class JsonLines:
     def __init__(self, file: Path | str, *, pictures: bool) -> None:
         self._path = None if str(file) == "-" else Path(file)
         self._pictures = pictures
-        if self._path is None:
+        self._pipe: IO[bytes] | None = None
+        if self._path is None or _is_pipe(self._path):  # a pipe may have to wait for its reader
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -211,13 +212,33 @@ class JsonLines:
         line = json.dumps(event.to_dict(pictures=self._pictures), ensure_ascii=False)
         if self._path is None:
             print(line, flush=True)
+        elif _is_pipe(self._path):
+            self._send(self._path, line)
         else:
             append_line(self._path, line)
 
+    def _send(self, path: Path, line: str) -> None:
+        """Write to a pipe. It stays open between events: for its reader, closing is the end."""
+        if self._pipe is None:
+            self._pipe = path.open("ab", buffering=0)
+        try:
+            self._pipe.write(f"{line}\n".encode())
+        except OSError:
+            self.close()
+            raise
+
     def close(self) -> None:
-        """Nothing stays open between events."""
+        """Close a pipe; a file does not stay open between events."""
         if self._path is None:
             sys.stdout.flush()
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+
+
+def _is_pipe(path: Path) -> bool:
+    """Whether a path leads to a pipe or a device, where there is nothing to look back at."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def append_line(path: Path, line: str) -> None:
