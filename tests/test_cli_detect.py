@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import numpy as np
@@ -340,6 +341,31 @@ def test_standard_input(photos, run, monkeypatch):
     assert (photo["image"], len(photo["faces"])) == ("stdin", 2)
 
 
+def test_ctrl_c_ends_the_wait_for_standard_input(photos, run, monkeypatch):
+    """A thread of its own would go on waiting."""
+    readers = []
+
+    class Silent:
+        def read(self):
+            readers.append(threading.current_thread())
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=Silent()))
+    status, _, err = run("detect", "a/x.png", "-")
+    assert (status, err) == (130, "faceresnet: interrupted\n")
+    assert readers == [threading.main_thread()]
+
+
+def test_hidden_folders_are_left_out_unless_they_are_named(photos):
+    for place in ("b/.dtrash/files", "b/.Trash-1000"):
+        Path(place).mkdir(parents=True)
+        shutil.copy("a/x.png", place)
+    found = [source.name for source in expand(["b"], recursive=True)]
+    assert found == ["b/deep/z.bmp", "b/x.png"]
+    found = [source.name for source in expand(["b/.dtrash", "b/.Trash-1000"], recursive=True)]
+    assert found == ["b/.dtrash/files/x.png", "b/.Trash-1000/x.png"]
+
+
 @pytest.fixture
 def server(photos):
     """The address of a server of the current folder."""
@@ -386,6 +412,8 @@ def test_models_lists_what_is_shipped(run, blob_model, monkeypatch):
     row = next(line for line in out.splitlines() if line.startswith("blob"))
     assert "fp32" in row
     assert "AP VGA blobs: 1.000" in row
+    assert "AP, one look, IoU 0.5" in out
+    assert "MODEL_CARD.md tells of the sets" in out
     assert "none" in row
 
 
@@ -417,7 +445,7 @@ def test_demo_needs_its_extra(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage", None)
     status, _, err = run("demo")
     assert status == 2
-    assert "faceresnet[demo]" in err
+    assert "pip install -c constraints.txt '.[demo]'" in err
 
 
 def test_no_command_shows_the_help(run):

@@ -55,6 +55,11 @@ def succeed(*arguments: object) -> str:
     return result.stdout
 
 
+def test_help_says_how_the_shipped_protocol_looks() -> None:
+    words = [word for word in succeed("evaluate", "--help").split() if word != "│"]
+    assert "tiles, reduced scales and closer looks at crowds" in " ".join(words)
+
+
 def test_measures_a_model(data: Path, blob_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     printed = succeed(

@@ -120,8 +120,11 @@ def test_a_device_that_is_not_there(blob_model, name):
 
 
 def test_cuda_belongs_to_the_other_engine(blob_model):
-    with pytest.raises(EngineError, match="onnxruntime"):
+    """In `batch`, --engine says something else."""
+    with pytest.raises(EngineError, match="onnxruntime") as refused:
         open_engine(blob_model, "openvino", device="cuda")
+    for way in ("engine='onnxruntime'", "--engine onnxruntime", "batch --runtime onnxruntime"):
+        assert way in str(refused.value)
 
 
 def test_onnxruntime_may_not_fall_back(blob_model, monkeypatch):
@@ -144,7 +147,9 @@ def test_onnxruntime_is_an_extra(blob_model, monkeypatch):
 
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingExtraError, match=r"faceresnet\[onnxruntime\]"):
+    with pytest.raises(
+        MissingExtraError, match=r"pip install -c constraints.txt '\.\[onnxruntime\]'"
+    ):
         open_engine(blob_model, "onnxruntime")
 
 

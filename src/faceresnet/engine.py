@@ -165,6 +165,13 @@ def _last_line(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
+#: What to choose for CUDA: in Python, in the commands and in `batch`, where --engine is another.
+_CUDA_ENGINE = (
+    "CUDA needs ONNX Runtime: engine='onnxruntime', --engine onnxruntime, in batch "
+    "--runtime onnxruntime"
+)
+
+
 def _open_openvino(
     path: Path, device: str, threads: int | None, repeatable: bool
 ) -> tuple[ModelSpec, Infer]:
@@ -173,7 +180,7 @@ def _open_openvino(
     if device not in available and f"{device}.0" not in available:
         raise EngineError(
             f"OpenVINO has no device '{device}' here, only: {', '.join(available)}"
-            + (" (CUDA needs --engine onnxruntime)" if device == "cuda" else "")
+            + (f" ({_CUDA_ENGINE})" if device == "cuda" else "")
         )
     model = _read_model(core, path)
     spec = _spec_of(model, path)

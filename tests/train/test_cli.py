@@ -12,7 +12,7 @@ import torch
 from conftest import blob_image
 from faceresnet import FaceDetector, images
 from faceresnet.cli import main
-from faceresnet.cli.training import measured
+from faceresnet.cli.training import calibration_photos, measured
 from faceresnet.engine import read_spec
 from faceresnet.train import recipes
 from faceresnet.train.runs import read_recipe
@@ -148,7 +148,7 @@ def test_without_the_extra_it_says_what_to_install(capsys, data, tmp_path, monke
     find = util.find_spec
     monkeypatch.setattr(util, "find_spec", lambda name: None if name == module else find(name))
     said = refuse(capsys, "train", "--data", data, "--out", tmp_path / "run")
-    assert "pip install 'faceresnet[train]'" in said
+    assert "in the checkout, pip install -c constraints.txt '.[train]'" in said
 
 
 # --- export ---
@@ -368,6 +368,19 @@ def test_corrections_of_no_photo_are_refused(capsys, data, tmp_path):
     arguments = ["--data", data, "--corrections", corrections, "--out", out]
     assert "of other photos" in refuse(capsys, "data", "correct", *arguments)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("count", [0, 1, 511, 512, 513, 700, 1023, 1024, 5120, 8933])
+def test_calibration_photos_are_spread_over_the_data_set(count):
+    """None of its parts is left out, as photos are listed by event."""
+    taken = calibration_photos(range(count))
+    assert len(taken) == len(set(taken)) == min(count, 512)
+    assert list(taken) == sorted(taken)
+    if count:
+        gaps = np.diff([*taken, count])
+        assert taken[0] == 0
+        assert gaps[:-1].max(initial=1) <= -(-count // 512)
+        assert gaps[-1] <= count * 0.05 + 1
 
 
 def test_help_needs_no_torch(capsys):

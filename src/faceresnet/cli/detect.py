@@ -139,7 +139,14 @@ def models(
             "again, or give 'faceresnet detect' a file with --model"
         )
     table = Table(box=None, header_style="bold", pad_edge=False)
-    columns = ["model", "MB", "precision", "measured AP", "threshold", "licence of the weights"]
+    columns = [
+        "model",
+        "MB",
+        "precision",
+        "AP, one look, IoU 0.5",
+        "threshold",
+        "licence of the weights",
+    ]
     for column in columns + ["ms at 640×480"] * speed:
         table.add_column(column, overflow="fold", no_wrap=column == "model")
     for name, path in shipped.items():
@@ -154,7 +161,9 @@ def models(
             spec.licence or "not stated",
         ]
         table.add_row(*row, *([f"{_median_ms(name):.1f}"] * speed))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print("MODEL_CARD.md tells of the sets of photos.", highlight=False)
 
 
 def _median_ms(model: str) -> float:
@@ -188,7 +197,8 @@ def demo(
 ) -> None:
     """Show the detector at work without any photo of yours: an astronaut and a crowd.
 
-    Needs scikit-image, which brings the pictures: pip install 'faceresnet[demo]'.
+    Needs scikit-image, which brings the pictures: in the checkout, pip install -c constraints.txt
+    '.[demo]'.
     """
     from faceresnet import images
     from faceresnet.apps.demo import make_crowd

@@ -250,12 +250,19 @@ def export(
         if int8:
             spec = spec.replace(precision="int8")
             finished = Path(temporary) / "int8.onnx"
-            step = max(1, len(splits["train"]) // CALIBRATION_PHOTOS)
-            calibration = splits["train"][::step][:CALIBRATION_PHOTOS]
-            exporting.quantise(fp32, finished, spec, calibration)
+            exporting.quantise(fp32, finished, spec, calibration_photos(splits["train"]))
             spec = measured(finished, spec, validation)
         exporting.rewrite(finished, spec, out)
     typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {spec.precision}")
+
+
+def calibration_photos(photos: Sequence[Photo]) -> Sequence[Photo]:
+    """Photos to calibrate with, of all parts of a data set: it lists them by event."""
+    step = len(photos) // CALIBRATION_PHOTOS
+    if step > 1:
+        return photos[::step][:CALIBRATION_PHOTOS]
+    taken = min(len(photos), CALIBRATION_PHOTOS)
+    return [photos[number * len(photos) // taken] for number in range(taken)]
 
 
 def pack(
