@@ -223,18 +223,9 @@ def test_the_improved_total_teaches_the_iou_of_the_predicted_box():
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "taught"),
-    [
-        (1.0, 0.0, 0.8),
-        (0.9, 0.0, 0.8 / 0.9),
-        (0.8, 0.0, 1.0),
-        (0.5, 0.0, 1.0),
-        (1.0, 0.3, 0.5 / 0.7),
-        (0.9, 0.7, 0.5),
-        (1.0, 0.85, 0.0),
-    ],
+    ("right", "taught"), [(1.0, 0.8), (0.9, 0.8 / 0.9), (0.8, 1.0), (0.5, 1.0)]
 )
-def test_a_right_box_is_taught_as_one_and_a_wrong_one_as_none(right, wrong, taught):
+def test_a_box_that_is_right_is_taught_as_one(right, taught):
     """The box predicted is the anchor, and the face four fifths of it."""
     targets = Targets(
         torch.tensor([0]),
@@ -245,12 +236,7 @@ def test_a_right_box_is_taught_as_one_and_a_wrong_one_as_none(right, wrong, taug
     )
     logits = torch.tensor([[0.3]])
     found = detection_loss(
-        logits,
-        torch.zeros(1, 1, 4),
-        ANCHORS[:1],
-        targets,
-        (1.0, 1.0),
-        Loss(right=right, wrong=wrong),
+        logits, torch.zeros(1, 1, 4), ANCHORS[:1], targets, (1.0, 1.0), Loss(right=right)
     )
     expected = focal_loss(logits, torch.tensor([[taught]]), 2.0, 1.0)
     assert found["classification"].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -332,15 +318,7 @@ def test_half_precision_outputs_are_summed_in_single(seed):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"assigner": "nearest"},
-        {"box_loss": "l2"},
-        {"balance": 2.0},
-        {"right": 0.0},
-        {"wrong": 1.0},
-        {"wrong": -0.1},
-    ],
+    "change", [{"assigner": "nearest"}, {"box_loss": "l2"}, {"balance": 2.0}, {"right": 0.0}]
 )
 def test_unknown_losses_are_refused(change):
     with pytest.raises(ValueError, match=" must be "):

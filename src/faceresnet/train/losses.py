@@ -26,8 +26,6 @@ class Loss:
         quality: teach the classifier the IoU of the box predicted, not 1 (Li et al. 2020).
         right: for `quality`, the IoU from which a box is taught as 1, a smaller one in proportion:
             below 1, tiny faces, whose boxes hardly reach more, score as high as large ones.
-        wrong: for `quality`, the IoU up to which a box is taught as 0: such a box, between two
-            neighbours perhaps, is no face found.
         box_loss: ``smooth_l1`` on the deltas or ``diou`` on the decoded boxes.
         box_weight: factor of the box loss.
         balance: 0 counts every positive anchor the same, 1 every face: a face of 32 px has six
@@ -46,7 +44,6 @@ class Loss:
     alpha: float = 1.0
     quality: bool = True
     right: float = 1.0
-    wrong: float = 0.0
     box_loss: str = "diou"
     box_weight: float = 2.0
     balance: float = 0.0
@@ -57,11 +54,8 @@ class Loss:
             raise ValueError(f"assigner must be iou or adaptive, got {self.assigner!r}")
         if self.box_loss not in ("smooth_l1", "diou"):
             raise ValueError(f"box_loss must be smooth_l1 or diou, got {self.box_loss!r}")
-        if not 0 <= self.wrong < self.right <= 1:
-            raise ValueError(
-                f"right must be above wrong and at most 1, wrong not below 0, "
-                f"got {self.right} and {self.wrong}"
-            )
+        if not 0 < self.right <= 1:
+            raise ValueError(f"right must be above 0 and at most 1, got {self.right}")
         if not 0 <= self.balance <= 1:
             raise ValueError(f"balance must be between 0 and 1, got {self.balance}")
 
@@ -157,9 +151,8 @@ def detection_loss(
     labels = torch.zeros_like(logits).flatten()
     labels[targets.positive] = targets.score
     if loss.quality:
-        overlap = pairwise_iou(boxes.detach(), targets.boxes)
-        quality = (overlap - loss.wrong) / (loss.right - loss.wrong)
-        labels[targets.positive] = targets.score * quality.clamp(0.0, 1.0)
+        quality = pairwise_iou(boxes.detach(), targets.boxes) / loss.right
+        labels[targets.positive] = targets.score * quality.clamp(max=1.0)
     terms = focal_loss(logits, labels.view_as(logits), loss.gamma, loss.alpha)
     counted = (~targets.ignored).to(terms.dtype)
     counted.view(-1)[targets.positive] = weights.to(terms.dtype)
