@@ -112,8 +112,8 @@ class FaceDetector:
         threshold: least score to report, 0..1; by default the model's own.
         max_side: larger photos are first reduced to this longer side, px: faster, but loses small
             faces. By default photos are looked at in full resolution.
-        enlarge: look at photos enlarged so many times, 1 to 4: finds smaller faces, and more
-            false ones; takes the square of that times as long.
+        enlarge: look at photos enlarged so many times, 1 to 4: finds a few more tiny faces, and
+            more false ones; takes the square of that times as long.
         tile: how photos too large for one look are cut: ``auto`` (longer than 2,048 px, into tiles
             of 1,280), True (larger than a tile), False (never), or the side of a tile in px.
         pyramid: look at large photos at reduced scales as well, so that faces too large for the

@@ -44,7 +44,8 @@ MaxSide = Annotated[
 Enlarge = Annotated[
     float,
     typer.Option(
-        help="Look at pictures enlarged so many times, 1 to 4: finds smaller faces, slower.",
+        help="Look at pictures enlarged so many times, 1 to 4: finds a few more tiny faces and "
+        "more false ones, slower.",
         rich_help_panel=DETECTOR,
     ),
 ]

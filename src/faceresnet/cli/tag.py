@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from faceresnet.cli.failures import end_with
-from faceresnet.cli.options import Engine, MaxSide, Model, Recursive, Threads, Threshold
+from faceresnet.cli.options import Device, Engine, MaxSide, Model, Recursive, Threads, Threshold
 from faceresnet.cli.progress import count, progress
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def tag(
     threshold: Threshold = None,
     max_side: MaxSide = None,
     engine: Engine = "openvino",
+    device: Device = "cpu",
     threads: Threads = None,
 ) -> None:
     """Write where the faces are into the photos' metadata, for digiKam, Lightroom and others.
@@ -70,7 +71,12 @@ def tag(
         if photo.path is None:
             raise ValueError(f"{photo.name} is no file: tag photos on this machine")
     detector = FaceDetector(
-        model, threshold=threshold, max_side=max_side, engine=engine, threads=threads
+        model,
+        threshold=threshold,
+        max_side=max_side,
+        engine=engine,
+        device=device,
+        threads=threads,
     )
     report = _Report("photo" if embed else "sidecar")
     single, failures = (sources, []) if embed else _of_single_sidecars(sources, options)
