@@ -13,10 +13,11 @@ from faceresnet.widerface import read_split
 
 data, model = (*sys.argv[1:], "faceresnet-n")[:2]
 photos = read_split(data, "val")
-once = {"tile": False, "pyramid": False, "crowds": False}  # one look at each, as it is
-detector = FaceDetector(model, threshold=EVALUATION_THRESHOLD, **once)
+detector = FaceDetector(
+    model, threshold=EVALUATION_THRESHOLD, tile=False, pyramid=False, crowds=False
+)
 
-found = predict(detector, photos)
+found = predict(detector, photos)  # each looked at once, as it is
 report = evaluate(found, photos, protocol="original", threshold=detector.spec.threshold)
 print(f"AP {report.ap:.3f} on {len(photos)} photos")
 for size in report.sizes:

@@ -46,6 +46,11 @@ PROVIDERS = {
     "directml": "DmlExecutionProvider",
     "coreml": "CoreMLExecutionProvider",
 }
+#: What to choose for CUDA: in Python, in the commands and in `batch`, where --engine is another.
+_CUDA_ENGINE = (
+    "CUDA needs ONNX Runtime: engine='onnxruntime', --engine onnxruntime, in batch "
+    "--runtime onnxruntime"
+)
 
 
 @dataclass(frozen=True)
@@ -163,13 +168,6 @@ def _last_line(error: Exception) -> str:
     """Last line that says something: engines put the cause below their call stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-#: What to choose for CUDA: in Python, in the commands and in `batch`, where --engine is another.
-_CUDA_ENGINE = (
-    "CUDA needs ONNX Runtime: engine='onnxruntime', --engine onnxruntime, in batch "
-    "--runtime onnxruntime"
-)
 
 
 def _open_openvino(

@@ -211,10 +211,12 @@ def _find(
 
 def _below(folder: Path, out: Path, recursive: bool) -> Iterator[Path]:
     """Files in a folder that are not hidden, and no results of an earlier run."""
+    from faceresnet.cli.sources import is_hidden
+
     results = os.path.realpath(out)
     inside = results != os.path.realpath(folder)
     for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        hidden = is_hidden(path.relative_to(folder))
         earlier = inside and Path(os.path.realpath(path)).is_relative_to(results)
         if path.is_file() and not hidden and not earlier:
             yield path

@@ -122,7 +122,7 @@ def _named(
 def _in_folder(folder: Path, recursive: bool) -> Iterator[tuple[str, PurePath, Path | None]]:
     found = sorted(folder.rglob("*") if recursive else folder.iterdir())
     found = [path for path in found if path.is_file() and _is_photo(path)]
-    found = [path for path in found if not _is_hidden(path.relative_to(folder))]
+    found = [path for path in found if not is_hidden(path.relative_to(folder))]
     if not found:
         hint = "" if recursive else " (--recursive looks into its folders)"
         raise ValueError(f"there is no photo in the folder {folder}{hint}")
@@ -134,7 +134,7 @@ def _is_photo(path: Path) -> bool:
     return path.suffix.lower() in images.SUFFIXES and not path.name.startswith(".")
 
 
-def _is_hidden(place: PurePath) -> bool:
+def is_hidden(place: PurePath) -> bool:
     """Whether a file or a folder on the way to it is, as the bin of a photo manager."""
     return any(part.startswith(".") for part in place.parts)
 
