@@ -56,6 +56,26 @@ def test_outputs_are_the_callers_own(engine):
     np.testing.assert_array_equal(first, copy)
 
 
+def test_images_that_may_only_be_read(engine):
+    photo = squares(64, 96)[None]
+    expected = engine(photo)
+    photo.setflags(write=False)
+    for got, wanted in zip(engine(photo), expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_only_who_takes_all_cores_is_bound_to_them(blob_model, monkeypatch):
+    monkeypatch.setattr("faceresnet.engine.affinity", lambda: 2)
+
+    def pinned(threads):
+        engine = open_engine(blob_model, threads=threads)
+        engine(squares(64, 64)[None])
+        (own,) = engine._infer._own.values()
+        return own._model.get_property("ENABLE_CPU_PINNING")
+
+    assert [pinned(threads) for threads in (None, 2, 1)] == [True, True, False]
+
+
 def test_many_threads_at_once(engine):
     photos = [squares(64 + 32 * (i % 3), 96, seed=i)[None] for i in range(12)]
     alone = [engine(photo)[0] for photo in photos]

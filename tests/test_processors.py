@@ -11,6 +11,7 @@ def test_cores_of_a_container(tmp_path, monkeypatch):
     assert processors.cores() == 8
     (tmp_path / "cpu.max").write_text("250000 100000\n")
     assert processors.cores() == 2
+    assert processors.affinity() == 8
 
 
 def test_cores():

@@ -12,9 +12,9 @@ LARGEST = 400.0
 
 
 def test_an_ordinary_photo_is_one_look():
-    assert pyramid.plan((480, 640), LARGEST) == [
-        pyramid.View(0, (480, 640), (0, 0, 480, 640), (0.0, float("inf")))
-    ]
+    assert pyramid.plan((480, 640), LARGEST) == (
+        pyramid.View(0, (480, 640), (0, 0, 480, 640), (0.0, float("inf"))),
+    )
 
 
 def test_a_larger_photo_is_looked_at_again_reduced():

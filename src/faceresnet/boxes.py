@@ -33,8 +33,8 @@ FEW = 100
 
 def area(boxes: Shaped[np.ndarray, "*N 4"]) -> Shaped[np.ndarray, "*N"]:
     """Area of each box in px²; boxes turned inside out have area 0."""
-    width = (boxes[..., 2] - boxes[..., 0]).clip(min=0)
-    height = (boxes[..., 3] - boxes[..., 1]).clip(min=0)
+    width = np.maximum(boxes[..., 2] - boxes[..., 0], 0)
+    height = np.maximum(boxes[..., 3] - boxes[..., 1], 0)
     area: NDArray[np.floating] = width * height
     return area
 
@@ -55,7 +55,7 @@ def overlap_of(
         (np.minimum(a[..., axis + 2], b[..., axis + 2]) - np.maximum(a[..., axis], b[..., axis]))
         for axis in (0, 1)
     )
-    intersection = width.clip(min=0) * height.clip(min=0)
+    intersection = np.maximum(width, 0) * np.maximum(height, 0)
     union = area(a) + area(b) - intersection
     overlap: NDArray[np.floating] = np.divide(
         intersection, union, out=np.zeros_like(intersection), where=union > 0
@@ -119,8 +119,10 @@ def tighten(boxes: Boxes, excess: float) -> Boxes:
     """
     if not excess:
         return boxes
-    size = boxes[:, 2:] - boxes[:, :2]
     share = (2 - np.sqrt(area(boxes)) / SMALL).clip(0, 1)
+    if not share.any():
+        return boxes
+    size = boxes[:, 2:] - boxes[:, :2]
     inward = np.minimum(share[:, None] * np.float32(excess), size / 3) / 2
     return np.concatenate([boxes[:, :2] + inward, boxes[:, 2:] - inward], axis=1)
 

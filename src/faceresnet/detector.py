@@ -239,7 +239,7 @@ class FaceDetector:
             for photo, its_found in zip(photos, found, strict=True)
         ]
 
-    def _plan(self, size: tuple[int, int]) -> list[View]:
+    def _plan(self, size: tuple[int, int]) -> tuple[View, ...]:
         return plan(
             size,
             self._largest_face,

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import ceil, log, sqrt
+from functools import lru_cache
+from math import ceil, inf, log, sqrt
 from typing import TypeAlias
 
 import numpy as np
@@ -48,6 +49,9 @@ CLOSER_SIDE = 64.0
 SAME_FACE = 0.5
 #: What a score is worth when only one of two looks at a crowd found the face.
 ALONE = 0.7
+
+#: Of a view that reports whatever it sees, px.
+ANY_SIZE = (0.0, inf)
 
 #: Boxes (M, 4) px and their scores (M,).
 Found: TypeAlias = tuple[Float32[np.ndarray, "M 4"], Float32[np.ndarray, "M"]]
@@ -109,12 +113,18 @@ class View:
         if self.zoom != 1:
             zoom_y, zoom_x = np.divide(self.look_size, self.size)
             boxes = boxes / np.array([zoom_x, zoom_y, zoom_x, zoom_y], dtype=np.float32)
-        kept = self._uncut(boxes) & self._of_its_sizes(boxes)
-        y1, x1, _, _ = self.window
-        scale_y, scale_x = np.divide(photo_size, self.image_size)
-        shift = np.array([x1, y1, x1, y1], dtype=np.float32)
-        scale = np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
-        return (boxes[kept] + shift) * scale, scores[kept]
+        if self.sizes != ANY_SIZE:
+            kept = self._of_its_sizes(boxes)
+            boxes, scores = boxes[kept], scores[kept]
+        if self.size != self.image_size:
+            kept = self._uncut(boxes)
+            y1, x1, _, _ = self.window
+            boxes = boxes[kept] + np.array([x1, y1, x1, y1], dtype=np.float32)
+            scores = scores[kept]
+        if photo_size != self.image_size:
+            scale_y, scale_x = np.divide(photo_size, self.image_size)
+            boxes = boxes * np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
+        return boxes, scores
 
     def _of_its_sizes(self, boxes: Float32[np.ndarray, "M 4"]) -> Bool[np.ndarray, "M"]:
         side: np.ndarray = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
@@ -137,6 +147,7 @@ class View:
         return uncut
 
 
+@lru_cache(maxsize=64, typed=True)  # True is no tile of 1 px
 def plan(
     size: tuple[int, int],
     largest_face: float,
@@ -146,7 +157,7 @@ def plan(
     enlarge: float = 1.0,
     tile: bool | int | str = "auto",
     pyramid: bool = True,
-) -> list[View]:
+) -> tuple[View, ...]:
     """Choose the views of a photo, finest first.
 
     Args:
@@ -177,11 +188,11 @@ def plan(
         scaled = _scaled(size, scale * spans ** (-level / steps)) if steps else finest
         sizes = (
             smallest if level else 0.0,
-            largest * REACH if level < steps else float("inf"),
+            largest * REACH if level < steps else inf,
         )
         for window in _windows(scaled, side if cuts else max(scaled), overlap):
             views.append(View(level, scaled, window, sizes, answered and level > 0))
-    return views
+    return tuple(views)
 
 
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
