@@ -3,22 +3,23 @@
 #
 #   scripts/train-faceresnet-n.sh DATA OUT [option of faceresnet train ...]
 #
-# DATA is laid out as WIDER FACE. Eight parts: faceresnet-n-wide learns from the labels as they are;
+# DATA is laid out as WIDER FACE. Nine parts: faceresnet-n-wide learns from the labels as they are;
 # faceresnet-n-native adds tiny faces in their own size; then the model labels its training photos
 # again (data relabel) and faceresnet-n-self learns from those; faceresnet-n-corrected learns from
 # labels corrected by a list; faceresnet-n-narrow, a network of half the arithmetic, starts from the
 # strongest filters of that one; faceresnet-n-deep is widened from it where that costs little time;
 # faceresnet-n-balanced, the same network, learns by a loss in which tiny faces count as much as
-# others; faceresnet-n leaves out a block and filters that add nothing, and learns from harder
-# photos. These three train in two processes, one for each core. Killed at any point, the same
+# others; faceresnet-n-harder leaves out a block and filters that add nothing, and learns from harder
+# photos; faceresnet-n has thinner blocks and learns to compute what that network does, not from
+# labels. The last four train in two processes, one for each core. Killed at any point, the same
 # command goes on.
 #
 # EVENTS names the events of DATA whose labels are taken as complete, CORRECTIONS the list for `data
 # correct`: that of the shipped weights if not set (of whose lines their parts four to seven knew the
 # first 9,594); set to nothing, the parts from the fourth on learn from what the model labelled.
-# Set CUT to nothing where options give all parts one network: nothing is cut before the last. LICENCE
-# is what the model file says of its data. The shipped last part was stopped at 12,000 iterations
-# and knew the new lines of the list from 5,500 on (docs/results.md).
+# Set CUT to nothing where options give all parts one network: nothing is cut before the eighth.
+# LICENCE is what the model file says of its data. The shipped eighth part was stopped at 12,000
+# iterations and knew the new lines of the list from 5,500 on (docs/results.md).
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,4p' "$0" | cut -c3- >&2; exit 2; }
 data=$1 out=$2
@@ -27,7 +28,7 @@ corrections=${CORRECTIONS-$(dirname "$0")/faceresnet-n-corrections.csv.gz}
 licence=${LICENCE-non-commercial research only: trained on WIDER FACE and other photos released for \
 research; see MODEL_CARD.md}
 cut=()
-[ -z "${CUT-yes}" ] || cut=(--narrow faceresnet-n)
+[ -z "${CUT-yes}" ] || cut=(--narrow faceresnet-n-harder)
 complete=()
 for event in ${EVENTS-wider masks_b heads}; do complete+=(--complete "$event"); done
 
@@ -77,9 +78,15 @@ OMP_NUM_THREADS=1 part faceresnet-n-deep "$labels" "$out/faceresnet-n-narrow/che
 OMP_NUM_THREADS=1 part faceresnet-n-balanced "$labels" "$(best faceresnet-n-deep)" "${two[@]}" "$@"
 start=$out/faceresnet-n-start.safetensors
 faceresnet export "$out/faceresnet-n-balanced" "${cut[@]}" --out "$start"
-OMP_NUM_THREADS=1 part faceresnet-n "$labels" "$start" "${two[@]}" "$@"
-# The mean of what the last part started from and what it came to.
-mean=(--checkpoint last --average "$start")
-faceresnet export "$out/faceresnet-n" "${mean[@]}" --out "$out/faceresnet-n.onnx" --int8 \
+OMP_NUM_THREADS=1 part faceresnet-n-harder "$labels" "$start" "${two[@]}" "$@"
+# The mean of what this part started from and what it came to.
+original=$out/faceresnet-n-original.safetensors
+faceresnet export "$out/faceresnet-n-harder" --checkpoint last --average "$start" --out "$original"
+imitate=(--imitate "$original")
+for set in iterations=5000 warmup=100 weight_decay=0; do
+  imitate+=(--set "schedule.$set")
+done
+OMP_NUM_THREADS=1 part faceresnet-n "$labels" "" "${imitate[@]}" "${two[@]}" "$@"
+faceresnet export "$out/faceresnet-n" --checkpoint last --out "$out/faceresnet-n.onnx" --int8 \
   --data "$data" --licence "$licence"
-faceresnet export "$out/faceresnet-n" "${mean[@]}" --out "$out/faceresnet-n.safetensors" --fp16
+faceresnet export "$out/faceresnet-n" --checkpoint last --out "$out/faceresnet-n.safetensors" --fp16

@@ -124,7 +124,8 @@ class FaceDetector:
         engine: ``openvino`` or ``onnxruntime``.
         device: where the engine runs. OpenVINO: cpu, gpu (Intel's) or npu; ONNX Runtime: cpu, cuda
             and others that its build has (`onnxruntime-gpu` in place of `onnxruntime`).
-        threads: on the CPU; by default one for each core.
+        threads: on the CPU; by default one for each core, bound to it. Give detectors side by side,
+            in threads or processes, some cores each.
         batch_size: images, tiles included, that go through the network together at most.
         repeatable: the same photo gives the same result at every time, to the last digit
             (`open_engine`); a tenth slower on one thread.

@@ -17,7 +17,7 @@ NARROW = (4, 6, 8, 10)
 
 
 def make(block, depths, planes=PLANES, max_pool=True, stem=64):
-    return ResNet(block, depths, planes, stem, 7, max_pool)
+    return ResNet(block, depths, planes, planes, stem, 7, max_pool)
 
 
 def norm(name, channels):

@@ -30,6 +30,7 @@ SMALL = {
     "augmentation.sizes": 64,
     "augmentation.event_weights": "()",
     "network.planes": "(16,16,16,32)",
+    "network.inner": "()",
     "network.depths": "(1,1,1,1)",
     "network.pyramid": 16,
 }
@@ -112,6 +113,8 @@ def test_without_a_val_split_it_says_so_and_goes_on(capsys, tmp_path):
         (["--data", "{data}", "--reshape", "bend"], "--reshape must be one of narrow, widen, grow"),
         (["--data", "{data}", "--reshape", "widen"], "needs the weights of another network"),
         (["--data", "{data}", "--teacher", "nobody"], "no model is called 'nobody'"),
+        (["--data", "{data}", "--imitate", "nobody"], "--imitate nobody is neither a file nor"),
+        (["--data", "{data}", "--imitate", "{data}/notes.ckpt"], "cannot be imitated by this"),
         (["--data", "{data}", "--set", "distillation.trust=2"], "trust must be above 0"),
         (["--data", "{data}", "--keep", "zipped"], "keep must be decoded or encoded"),
         (["--data", "{data}", "--data-device", "tpu"], "must be cpu or cuda"),

@@ -59,10 +59,12 @@ def grown(small, network=LARGE, seed=2):
     return large
 
 
-@pytest.mark.parametrize("shared_head", [False, True])
+@pytest.mark.parametrize(
+    "changes", [{}, {"shared_head": True}, {"inner": (16, 16, 16, 16)}, {"inner": (16, 8, 20, 24)}]
+)
 @torch.no_grad()
-def test_a_grown_network_computes_the_same(shared_head):
-    small = alive(replace(SMALL, shared_head=shared_head), 1)
+def test_a_grown_network_computes_the_same(changes):
+    small = alive(replace(SMALL, **changes), 1)
     large = grown(small)
     logits, deltas = small(images())
     assert logits.std() > 0.1

@@ -211,6 +211,7 @@ SETTINGS = {
     "schedule.bf16": False,
     "augmentation.sizes": 64,
     "network.planes": "(16,16,16,32)",
+    "network.inner": "()",
     "network.depths": "(1,1,1,1)",
     "network.pyramid": 16,
 }

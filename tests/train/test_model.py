@@ -217,6 +217,7 @@ def test_the_untrained_classifier_gives_the_prior_everywhere(prior):
         ({"block": "dense"}, "block must be one of basic, bottleneck"),
         ({"depths": (1, 1, 1)}, "four positive numbers"),
         ({"planes": (8, 8, 8, 0)}, "four positive numbers"),
+        ({"inner": (16, 16, 16)}, "inner needs four positive numbers or none"),
         ({"prior": 1.0}, "prior must lie"),
         ({"delta_scales": (0.1, 0.0)}, "delta_scales must be positive"),
     ],

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -79,6 +81,26 @@ def test_what_is_silent_is_what_goes(block):
     laterals = zip(before.pyramid.lateral, after.pyramid.lateral, stages[1:], strict=True)
     for wide_lateral, thin_lateral, (wide_stage, thin_stage, _) in laterals:
         torch.testing.assert_close(thin_lateral(thin_stage), wide_lateral(wide_stage))
+
+
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+@torch.no_grad()
+def test_blocks_can_be_narrow_inside_alone(block):
+    whole = small_network(block=block, depths=(1, 2, 1, 2), planes=WIDE)
+    inner = (12, 16, 24, 16)
+    before = random_model(whole, 1)
+    after = random_model(replace(whole, inner=inner), 2)
+    for number, width in enumerate(inner, start=1):
+        for part in getattr(before.backbone, f"layer{number}"):
+            for n in range(1, 3 if block == "bottleneck" else 2):
+                filters = getattr(part, f"conv{n}")
+                dead = torch.randperm(len(filters.weight))[width:]
+                silence(filters, getattr(part, f"bn{n}"), dead)
+    after.load_state_dict(narrow(before.state_dict(), after))
+    assert len(after.backbone.layer2[1].conv1.weight) == 16
+    images = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
+    for ours, theirs in zip(after(images), before(images), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])

@@ -64,6 +64,14 @@ def train(
             metavar="NAME|FILE",
         ),
     ] = None,
+    imitate: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn to compute what this trained network does, not from labels: weights as for "
+            "--init, of a network that is wider inside its blocks.",
+            metavar="NAME|FILE",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     set_: Annotated[
         list[str] | None,
@@ -122,6 +130,8 @@ def train(
 
     chosen = runs.read_recipe(out) if resume else recipes.recipe(recipe)
     taught = [] if teacher is None else [f"distillation.teacher={teacher}"]
+    if imitate is not None:
+        taught.append(f"imitates={weights_file(imitate, '--imitate')}")
     chosen = recipes.override(chosen, [*(set_ or ()), *taught])
     if data is None:
         raise ValueError("train needs photos: give --data")
@@ -447,15 +457,15 @@ def measured(file: Path, spec: ModelSpec, validation: Sequence[Photo]) -> ModelS
     )
 
 
-def weights_file(init: str) -> Path:
-    """The file of ``--init``: a path, or the weights of a shipped model."""
+def weights_file(name: str, option: str = "--init") -> Path:
+    """The file that an option names: a path, or the weights of a shipped model."""
     from faceresnet.weights import SHIPPED
 
-    shipped = (SHIPPED / f"{init}.safetensors", SHIPPED / f"{init}-fp16.onnx")
-    for file in (Path(init), *shipped):
+    shipped = (SHIPPED / f"{name}.safetensors", SHIPPED / f"{name}-fp16.onnx")
+    for file in (Path(name), *shipped):
         if file.is_file():
             return file
-    raise TrainingError(f"--init {init} is neither a file nor a shipped model with weights")
+    raise TrainingError(f"{option} {name} is neither a file nor a shipped model with weights")
 
 
 def require(*modules: str) -> None:

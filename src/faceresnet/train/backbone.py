@@ -21,16 +21,23 @@ def conv(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions around a shortcut (He et al. 2015, figure 5 left)."""
+    """Two 3×3 convolutions around a shortcut (He et al. 2015, figure 5 left).
+
+    Args:
+        c_in: channels that come in.
+        planes: channels that go out.
+        inner: channels between the two; as many as go out in ResNet.
+        stride: of the first.
+    """
 
     expansion = 1
 
-    def __init__(self, c_in: int, planes: int, stride: int = 1) -> None:
+    def __init__(self, c_in: int, planes: int, inner: int, stride: int = 1) -> None:
         super().__init__()
         c_out = planes * self.expansion
-        self.conv1 = conv(c_in, planes, 3, stride)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = conv(planes, c_out, 3)
+        self.conv1 = conv(c_in, inner, 3, stride)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = conv(inner, c_out, 3)
         self.bn2 = nn.BatchNorm2d(c_out)
         self.downsample = shortcut(c_in, c_out, stride)
 
@@ -42,18 +49,25 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3, 1×1 around a shortcut (He et al. 2015, figure 5 right); stride on the 3×3."""
+    """1×1, 3×3, 1×1 around a shortcut (He et al. 2015, figure 5 right); stride on the 3×3.
+
+    Args:
+        c_in: channels that come in.
+        planes: a quarter of the channels that go out.
+        inner: channels between the convolutions; `planes` in ResNet.
+        stride: of the second.
+    """
 
     expansion = 4
 
-    def __init__(self, c_in: int, planes: int, stride: int = 1) -> None:
+    def __init__(self, c_in: int, planes: int, inner: int, stride: int = 1) -> None:
         super().__init__()
         c_out = planes * self.expansion
-        self.conv1 = conv(c_in, planes, 1)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = conv(planes, planes, 3, stride)
-        self.bn2 = nn.BatchNorm2d(planes)
-        self.conv3 = conv(planes, c_out, 1)
+        self.conv1 = conv(c_in, inner, 1)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = conv(inner, inner, 3, stride)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = conv(inner, c_out, 1)
         self.bn3 = nn.BatchNorm2d(c_out)
         self.downsample = shortcut(c_in, c_out, stride)
 
@@ -85,6 +99,7 @@ class ResNet(nn.Module):
         block: ``basic`` or ``bottleneck``.
         depths: blocks in each of the four stages; (3, 4, 6, 3) bottlenecks make ResNet-50.
         planes: width of each stage before the block's expansion.
+        inner: width inside the blocks of each stage.
         stem: channels of the first convolution.
         stem_kernel: its side; 7 in ResNet.
         max_pool: whether a 3×3 max pooling follows, as in ResNet; without it the first stage
@@ -96,6 +111,7 @@ class ResNet(nn.Module):
         block: str,
         depths: Sequence[int],
         planes: Sequence[int],
+        inner: Sequence[int],
         stem: int,
         stem_kernel: int,
         max_pool: bool,
@@ -111,11 +127,11 @@ class ResNet(nn.Module):
         self.layer2: nn.Module
         self.layer3: nn.Module
         self.layer4: nn.Module
-        for index, (depth, width) in enumerate(zip(depths, planes, strict=True)):
+        for index, (depth, width, within) in enumerate(zip(depths, planes, inner, strict=True)):
             first_stride = 1 if index == 0 and max_pool else 2
             blocks = []
             for i in range(depth):
-                blocks.append(make(channels, width, first_stride if i == 0 else 1))
+                blocks.append(make(channels, width, within, first_stride if i == 0 else 1))
                 channels = width * make.expansion
             self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
             self.channels.append(channels)

@@ -99,8 +99,8 @@ def _grow_stage(growing: _Growing, stage: str, before: int) -> int:
     blocks = min(_count(growing.state, stage), bottlenecks // 2)
     if not blocks:
         raise ValueError(f"{stage} has {bottlenecks} bottleneck, 2 are needed")
-    width = len(growing.state[f"{stage}.0.conv2.weight"])
-    same = _pass_on(width)
+    width, inner = growing.state[f"{stage}.0.conv2.weight"].shape[:2]
+    same, within = _pass_on(width), _pass_on(inner)
     negative, end = 2 * width, (2 + blocks) * width
     hidden = [width, *range(3 * width, end, width)]
     for block in range(blocks):
@@ -109,10 +109,10 @@ def _grow_stage(growing: _Growing, stage: str, before: int) -> int:
         growing.plant(f"{first}.conv2", 0, *growing.folded(f"{name}.conv1"))
         growing.silence(f"{first}.conv3", 0, width)
         growing.silence(f"{first}.conv3", hidden[block], end)  # what comes later stays 0
-        growing.plant(f"{first}.conv3", hidden[block], same)
+        growing.plant(f"{first}.conv3", hidden[block], within)
 
         filters, biases = growing.folded(f"{name}.conv2")
-        growing.plant(f"{second}.conv1", 0, same, taken=hidden[block])
+        growing.plant(f"{second}.conv1", 0, within, taken=hidden[block])
         growing.plant(f"{second}.conv2", 0, filters, biases)
         growing.plant(f"{second}.conv2", width, -filters, -biases)
         if block == 0:

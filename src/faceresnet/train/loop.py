@@ -40,10 +40,13 @@ from faceresnet.errors import TrainingError
 from faceresnet.evaluation import evaluate, predict
 from faceresnet.train import recipes
 from faceresnet.train.augment import make_batch
+from faceresnet.train.backbone import load_state
 from faceresnet.train.grow import settle
+from faceresnet.train.imitation import imitation_loss
 from faceresnet.train.losses import detection_loss
 from faceresnet.train.machine import check_data_device, has_bf16, own_device, quiet
 from faceresnet.train.model import FaceResNet
+from faceresnet.train.narrow import narrow
 from faceresnet.train.photos import PhotoSet, restyle
 from faceresnet.train.recipes import Recipe, Schedule
 from faceresnet.train.runs import (
@@ -51,6 +54,7 @@ from faceresnet.train.runs import (
     JOURNAL_FILE,
     LAST,
     RECIPE_FILE,
+    load_original,
     load_weights,
     make_spec,
     read_recipe,
@@ -117,10 +121,17 @@ def assign(recipe: Recipe, anchors: Tensor, faces: Faces, n: int, size: tuple[in
 class Training(lightning.LightningModule):
     """One network learning by one recipe."""
 
-    def __init__(self, recipe: Recipe, folder: Path, validation: Sequence[Photo] = ()) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        validation: Sequence[Photo] = (),
+        original: FaceResNet | None = None,
+    ) -> None:
         super().__init__()
         self.recipe, self.folder, self.validation = recipe, folder, tuple(validation)
         self.model = FaceResNet(recipe.network)
+        self._original = () if original is None else (original,)  # no part of what is saved
         self._anchors: dict[tuple[int, int], Tensor] = {}
 
     def anchors(self, size: tuple[int, int]) -> Tensor:
@@ -139,14 +150,18 @@ class Training(lightning.LightningModule):
                 state.update(moved)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        """The loss of one batch (equation 61)."""
+        """The loss of one batch (equation 61), or of its imitation."""
         images_, _, targets = batch
-        size = (images_.shape[1], images_.shape[2])
-        anchors = self.anchors(size)
-        logits, deltas = self.model(images_)
-        with torch.autocast(self.device.type, enabled=False):
-            scales = self.recipe.network.delta_scales
-            terms = detection_loss(logits, deltas, anchors, targets, scales, self.recipe.loss)
+        if self._original:
+            self.model.eval()  # its normalisations are the original's
+            (original,) = self._original
+            terms = imitation_loss(self.model, original.to(self.device), images_)
+        else:
+            anchors = self.anchors((images_.shape[1], images_.shape[2]))
+            logits, deltas = self.model(images_)
+            with torch.autocast(self.device.type, enabled=False):
+                scales = self.recipe.network.delta_scales
+                terms = detection_loss(logits, deltas, anchors, targets, scales, self.recipe.loss)
         if not torch.isfinite(terms["loss"]):
             self._stop(batch, terms)
         for name, value in terms.items():
@@ -413,7 +428,8 @@ def train(
         validation: photos to measure AP on; none measures nothing.
         folder: the run folder.
         resume: go on from its last checkpoint.
-        init: weights to start from (`load_weights`).
+        init: weights to start from (`load_weights`); without, a network that imitates starts as the
+            strongest filters of its original.
         reshape: ``narrow``, ``widen`` or ``grow`` them, as they are of another network; one that
             was grown is settled (`grow.settle`).
         data_device: ``cuda`` keeps photos in GPU memory and makes the batches there.
@@ -448,9 +464,12 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
 
     lightning.seed_everything(recipe.seed, verbose=False)
-    module = Training(recipe, folder, validation)
+    original = load_original(Path(recipe.imitates), recipe.network) if recipe.imitates else None
+    module = Training(recipe, folder, validation, original)
     if init is not None and not resume:
         load_weights(module.model, init, reshape=reshape)
+    elif original is not None:
+        load_state(module.model, narrow(original.state_dict(), module.model))
     if compiled:
         module.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         module.model.compile(dynamic=False)

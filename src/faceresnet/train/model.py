@@ -30,6 +30,7 @@ class Network:
         block: backbone block, ``basic`` or ``bottleneck``.
         depths: backbone blocks in each stage.
         planes: backbone width in each stage, before the block's expansion.
+        inner: width inside the blocks of each stage; none is `planes`, as in ResNet.
         stem: channels of the first convolution.
         stem_kernel: side of the first convolution.
         max_pool: pooling after it, as in ResNet.
@@ -48,6 +49,7 @@ class Network:
     block: str
     depths: tuple[int, ...]
     planes: tuple[int, ...]
+    inner: tuple[int, ...] = ()
     stem: int = 64
     stem_kernel: int = 7
     max_pool: bool = True
@@ -82,6 +84,8 @@ class Network:
                 "depths and planes need four positive numbers, one for each stage, "
                 f"got {self.depths} and {self.planes}"
             )
+        if self.inner and (len(self.inner) != 4 or min(self.inner) < 1):
+            raise ValueError(f"inner needs four positive numbers or none, got {self.inner}")
         if self.prior is not None and not 0 < self.prior < 1:
             raise ValueError(f"prior must lie between 0 and 1, got {self.prior}")
         if min(self.delta_scales) <= 0:
@@ -237,6 +241,7 @@ class FaceResNet(nn.Module):
             network.block,
             network.depths,
             network.planes,
+            network.inner or network.planes,
             network.stem,
             network.stem_kernel,
             network.max_pool,
@@ -266,8 +271,17 @@ class FaceResNet(nn.Module):
         Returns:
             logits (N, R) and deltas (N, R, 4), in the order of `anchors.make_anchors`.
         """
+        _, levels = self.features(images)
+        return self.predict(levels)
+
+    def features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Photos, as for `forward`, to the backbone's stages and the pyramid's levels."""
         x = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
-        levels = self.pyramid(self.backbone(x)[self.first_stage :])
+        stages: list[Tensor] = self.backbone(x)
+        return stages, self.pyramid(stages[self.first_stage :])
+
+    def predict(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The pyramid's levels to what `forward` returns."""
         found = self.classify(levels)
         deltas = found[..., 1:] if self.regress is None else self.regress(levels)
         return found[..., 0], deltas

@@ -18,7 +18,7 @@ from faceresnet.train import recipes
 from faceresnet.train.backbone import first_line, load_imagenet, load_state
 from faceresnet.train.fold import unfold_pixels
 from faceresnet.train.grow import grow
-from faceresnet.train.model import FaceResNet
+from faceresnet.train.model import FaceResNet, Network
 from faceresnet.train.narrow import narrow
 from faceresnet.train.recipes import Recipe
 from faceresnet.train.widen import widen
@@ -77,19 +77,46 @@ def load_weights(model: FaceResNet, file: Path, *, reshape: str | None = None) -
         return
     fit, width = RESHAPINGS[reshape] if reshape else (None, "the same")
     try:
-        if file.suffix == ".safetensors":
-            state = load_file(file)
-        elif file.suffix == ".onnx":
-            state = _read_onnx(file)
-        else:
-            saved = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-            state = {name.removeprefix("model."): value for name, value in saved.items()}
+        state = _read_whole(file)
         load_state(model, fit(state, model) if fit else state)
     except Exception as error:
         raise TrainingError(
             f"{file} does not fit this recipe's network: {first_line(error)}. "
             f"Expected a checkpoint, .safetensors, or fp32 or fp16 .onnx of {width} network."
         ) from error
+
+
+def load_original(file: Path, network: Network) -> FaceResNet:
+    """A trained network that one with thinner blocks may imitate.
+
+    Args:
+        file: its weights, as for `load_weights`.
+        network: of the thinner one; nothing but `Network.inner` may differ.
+
+    Raises:
+        TrainingError: the file holds no weights of such a network.
+    """
+    try:
+        state = _read_whole(file)
+        inner = tuple(len(state[f"backbone.layer{stage}.0.conv1.weight"]) for stage in range(1, 5))
+        original = FaceResNet(replace(network, inner=inner))
+        load_state(original, state)
+    except Exception as error:
+        raise TrainingError(
+            f"{file} cannot be imitated by this recipe's network: {first_line(error)}. Expected "
+            "the weights of one that differs in the width inside its blocks alone."
+        ) from error
+    return original.eval().requires_grad_(False)
+
+
+def _read_whole(file: Path) -> dict[str, Tensor]:
+    """A whole network's weights, by name, from one of the files in `WHOLE`."""
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    if file.suffix == ".onnx":
+        return _read_onnx(file)
+    saved = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    return {name.removeprefix("model."): value for name, value in saved.items()}
 
 
 def _read_onnx(file: Path) -> dict[str, Tensor]:

@@ -1,0 +1,109 @@
+"""A network with thinner blocks that learns to compute what another does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from faceresnet.errors import TrainingError
+from faceresnet.train.export import save_weights
+from faceresnet.train.imitation import imitation_loss, relative_error
+from faceresnet.train.loop import train
+from faceresnet.train.model import FaceResNet
+from faceresnet.train.runs import LAST, load_original
+from train.samples import small_network, small_recipe, write_split
+from train.test_grow import alive, images
+
+WHOLE = small_network(planes=(16, 32, 32, 32))
+THIN = replace(WHOLE, inner=(16, 16, 16, 16))
+
+
+@torch.no_grad()
+def measure(model, original):
+    return {k: v.item() for k, v in imitation_loss(model, original, images()).items()}
+
+
+def test_who_computes_the_same_loses_nothing():
+    original = alive(WHOLE, 1)
+    twin = FaceResNet(WHOLE).eval()
+    twin.load_state_dict(original.state_dict())
+    assert measure(twin, original) == dict.fromkeys(("loss", "features", "scores", "boxes"), 0.0)
+
+
+def test_predictions_count_where_the_original_sees_faces():
+    original = alive(WHOLE, 1)
+    with torch.no_grad():
+        original.classify.predict.bias += 10.0  # faces everywhere
+    other = FaceResNet(WHOLE).eval()
+    other.load_state_dict(original.state_dict())
+    with torch.no_grad():
+        other.classify.predict.bias += 1.0
+        other.regress.predict.bias += 0.5
+    terms = measure(other, original)
+    assert terms["features"] == 0
+    assert terms["scores"] == pytest.approx(1.0, rel=1e-4)  # whatever the weights are
+    assert terms["boxes"] == pytest.approx(4 * 0.5**2 / 2, rel=1e-4)
+    with torch.no_grad():
+        original.classify.predict.bias -= 100.0  # and none
+    assert measure(other, original)["boxes"] == 0, "no face, no box"
+
+
+def test_features_count_in_parts_of_what_they_are():
+    known = torch.full((2, 3), 4.0)
+    assert float(relative_error(known * 1.1, known)) == pytest.approx(0.01, rel=1e-4)
+    assert float(relative_error(known, torch.zeros(2, 3))) > 1
+
+
+def test_only_the_imitator_learns():
+    original = alive(WHOLE, 1).requires_grad_(False)
+    thin = alive(THIN, 2)
+    imitation_loss(thin, original, images())["loss"].backward()
+    assert all(parameter.grad is not None for parameter in thin.parameters())
+
+
+def test_the_original_is_told_from_its_weights(tmp_path):
+    file = tmp_path / "original.safetensors"
+    original = alive(WHOLE, 1)
+    save_weights(original, file)
+    read = load_original(file, THIN)
+    assert read.network == replace(WHOLE, inner=(16, 32, 32, 32))
+    assert not read.training
+    for known, got in zip(original(images()), read(images()), strict=True):
+        torch.testing.assert_close(got, known)
+
+
+def test_what_cannot_be_imitated_is_refused_in_one_line(tmp_path):
+    file = tmp_path / "original.safetensors"
+    save_weights(FaceResNet(replace(WHOLE, planes=(16, 16, 32, 32))), file)
+    with pytest.raises(TrainingError, match="cannot be imitated by this recipe's network") as error:
+        load_original(file, THIN)
+    assert "\n" not in str(error.value)
+    file.write_bytes(b"no weights")
+    with pytest.raises(TrainingError, match="cannot be imitated"):
+        load_original(file, THIN)
+
+
+def test_a_run_starts_from_the_strongest_filters_comes_closer_and_goes_on(tmp_path):
+    photos = [(photo.numpy(), np.array([[4, 4, 40, 40]])) for photo in images()]
+    photos = write_split(tmp_path / "data", "train", photos)
+    file = tmp_path / "original.safetensors"
+    original = alive(WHOLE, 1)
+    save_weights(original, file)
+    schedule = {"iterations": 6, "epoch": 3, "average": 0.0, "decay": "constant"}
+    recipe = replace(small_recipe(network=THIN, **schedule), imitates=str(file))
+
+    def distance(run):
+        model = FaceResNet(THIN).eval()
+        saved = torch.load(run / LAST, weights_only=True)["state_dict"]
+        model.load_state_dict({k.removeprefix("model."): v for k, v in saved.items()})
+        return measure(model, original)["loss"]
+
+    here = {"workers": 0, "accelerator": "cpu", "devices": 1}
+    short = replace(recipe, schedule=replace(recipe.schedule, iterations=3))
+    train(short, photos, [], tmp_path / "run", **here)
+    first = distance(tmp_path / "run")
+    train(recipe, photos, [], tmp_path / "run", resume=True, **here)
+    assert distance(tmp_path / "run") < first
