@@ -448,7 +448,7 @@ def train(
 
     Raises:
         TrainingError: nothing to resume, a run that is already there, a device that is not, or a
-            non-finite loss.
+            non-finite loss, or an original that cannot be imitated.
         ModelError: there is no such teacher.
         ValueError: no such device.
     """
@@ -461,10 +461,10 @@ def train(
     if resume and read_recipe(folder).network != recipe.network:
         raise TrainingError(f"{folder} holds a run of another network: start a new run")
     teacher = Teacher(recipe.distillation) if recipe.distillation.teacher else None
+    original = load_original(Path(recipe.imitates), recipe.network) if recipe.imitates else None
     folder.mkdir(parents=True, exist_ok=True)
 
     lightning.seed_everything(recipe.seed, verbose=False)
-    original = load_original(Path(recipe.imitates), recipe.network) if recipe.imitates else None
     module = Training(recipe, folder, validation, original)
     if init is not None and not resume:
         load_weights(module.model, init, reshape=reshape)
