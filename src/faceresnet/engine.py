@@ -192,14 +192,14 @@ def _open_openvino(
     if spec.precision in ("fp32", "int8"):
         # Left alone, OpenVINO runs float layers in bfloat16 where the CPU can.
         options["INFERENCE_PRECISION_HINT"] = "f32"
-    if device == "cpu":
-        # Bound to its core, a thread that slept between two calls is never woken on that of another
-        # (the scheduler does so, and both take turns for 4 ms). But the threads of some cores only
-        # would be bound to the first ones, so that detectors side by side, in threads or processes,
-        # would share them while others idle.
-        options["ENABLE_CPU_PINNING"] = threads is None or threads >= affinity()
-        if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = threads
+    if device == "cpu" and threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+        # OpenVINO binds threads to cores where it can: otherwise one that slept between two calls
+        # may be woken on the core of another, and both take turns for 4 ms. But threads of some
+        # cores only would be bound to the first ones, so that detectors side by side, in threads or
+        # processes, would share these while others idle.
+        if threads < affinity():
+            options["ENABLE_CPU_PINNING"] = False
     return spec, _OpenVino(model, device.upper(), options, repeatable=repeatable)
 
 
