@@ -119,8 +119,8 @@ class FaceDetector:
         pyramid: look at large photos at reduced scales as well, so that faces too large for the
             model's anchors are found; costs little.
         crowds: look again, enlarged, where a crowd of small faces shows: finds more of them, and
-            photos of crowds take three times as long. A look at more than 2,048 px, as there are
-            without tiles, is not taken again.
+            photos of crowds take three to four times as long. A look at more than 2,048 px, as
+            there are without tiles, is not taken again.
         engine: ``openvino`` or ``onnxruntime``.
         device: where the engine runs. OpenVINO: cpu, gpu (Intel's) or npu; ONNX Runtime: cpu, cuda
             and others that its build has (`onnxruntime-gpu` in place of `onnxruntime`).

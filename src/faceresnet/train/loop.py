@@ -149,13 +149,17 @@ class Training(lightning.LightningModule):
                 moved = _relocate(state, str(state["dirpath"]), here)
                 state.update(moved)
 
+    def on_fit_start(self) -> None:
+        """Bring what is imitated, which Lightning does not know, to where the network is."""
+        for original in self._original:
+            original.to(self.device)
+
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The loss of one batch (equation 61), or of its imitation."""
         images_, _, targets = batch
         if self._original:
             self.model.eval()  # its normalisations are the original's
-            (original,) = self._original
-            terms = imitation_loss(self.model, original.to(self.device), images_)
+            terms = imitation_loss(self.model, *self._original, images_)
         else:
             anchors = self.anchors((images_.shape[1], images_.shape[2]))
             logits, deltas = self.model(images_)
