@@ -165,6 +165,8 @@ def test_small_boxes_are_tightened_and_large_ones_left():
     tight = boxes.tighten(whole, 1.0)
     assert tight.dtype == np.float32
     assert (tight[:, 2] - tight[:, 0]).tolist() == pytest.approx([11, 17.5, 24, 100, 0.8], rel=1e-4)
-    assert tight[:, :2] + tight[:, 2:] == pytest.approx(np.full((5, 2), 80.0))
+    assert (tight[:, 3] - tight[:, 1]).tolist() == pytest.approx([11, 17.5, 24, 100, 0.8], rel=1e-4)
+    assert tight[:, 0].tolist() == whole[:, 0].tolist(), "all of the width goes at the right"
+    assert (tight[:, 1] + tight[:, 3]).tolist() == pytest.approx([80.0] * 5)
     assert boxes.tighten(whole, 0.0) is whole
     assert boxes.tighten(whole[:0], 1.0).shape == (0, 4)

@@ -155,6 +155,25 @@ def test_fragments_in_the_look_that_found_the_whole():
     assert not pyramid.fragments(close, scores[:2], levels[:2]).any(), "small faces have none"
 
 
+@pytest.mark.parametrize(
+    ("box", "score", "dropped"),
+    [
+        ((380, 200, 480, 330), 0.7, True),  # an ear, half of it outside the face's box
+        ((250, 330, 350, 400), 0.7, True),  # a mouth
+        ((380, 200, 480, 330), 0.75, False),  # a face behind the head
+        ((460, 200, 560, 330), 0.7, False),  # one beside it
+        ((100, -120, 200, -10), 0.7, False),  # one above it
+        ((380, 200, 410, 240), 0.7, False),  # less than a hundredth of the face
+        ((300, 100, 520, 380), 0.7, False),  # more than a quarter of it
+    ],
+)
+def test_ears_and_mouths_of_a_large_face_are_no_faces(box, score, dropped):
+    boxes = np.array([(0, 0, 400, 480), box], dtype=np.float32)
+    scores = np.array([0.8, score], dtype=np.float32)
+    assert pyramid.fragments(boxes, scores, np.zeros(2)).tolist() == [False, dropped]
+    assert not pyramid.fragments(boxes * 0.4, scores, np.zeros(2)).any(), "small faces have none"
+
+
 def small_faces(count, side, score=0.5):
     corners = np.stack([50.0 * np.arange(count), np.zeros(count)], axis=1)
     boxes = np.concatenate([corners, corners + side], axis=1).astype(np.float32)

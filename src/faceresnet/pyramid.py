@@ -34,6 +34,12 @@ REACH = sqrt(2.0)
 ANSWERED = 1.15
 #: From this side on (√area, px) a face may show fragments in the very look that finds it whole.
 LARGE = 192.0
+#: How far a head reaches beyond its face's box: left, top, right, bottom, in widths and heights.
+HEAD = np.array([-0.25, -0.1, 0.25, 0.0], np.float32)
+#: An ear has at most this part of its face's score, and that at least `SURE`; nearly every face
+#: behind a head has more.
+SURELY_WORSE = 0.9
+SURE = 0.5
 #: A box this close to an inner border of its tile, px, or in parts of its own size, is cut by it.
 CUT_PX = 2.0
 CUT_FRACTION = 0.04
@@ -287,24 +293,41 @@ def fragments(
 ) -> Bool[np.ndarray, "M"]:
     """Which boxes are part of a large face that was found whole.
 
-    A window over half a face can look like a face. Such a box lies in the whole face's box, is no
-    better, is at most half as large, and came from a finer scale; or from the same one, where the
-    whole face is at least `LARGE` px. It is large itself: at least a sixteenth of the whole.
+    Two kinds, both no larger than half of the whole and from a finer scale; or from the same one,
+    where the whole face is at least `LARGE` px. A window over half a face can look like a face: it
+    lies in the whole face's box, is no better, and at least a sixteenth of it. An ear, an eye or a
+    mouth can: it lies mostly in the `HEAD`, is less than a quarter of the face and at least a
+    hundredth, and surely worse. A face behind that head is as small, but scores better.
     """
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     large = area >= LARGE**2
     is_fragment = np.zeros(len(boxes), dtype=bool)
     for whole in np.flatnonzero((levels > 0) | large):
-        top_left = np.maximum(boxes[:, :2], boxes[whole, :2])
-        bottom_right = np.minimum(boxes[:, 2:], boxes[whole, 2:])
-        inside = np.prod((bottom_right - top_left).clip(min=0), axis=1)
-        finer = levels < levels[whole]
-        is_fragment |= (
-            (inside >= 0.8 * area)
-            & (area >= area[whole] / 16)
-            & (finer | (large[whole] & (levels == levels[whole])))
-            & (scores <= scores[whole])
+        finer = (levels < levels[whole]) | (large[whole] & (levels == levels[whole]))
+        part = area / area[whole]
+        window = (
+            (_inside(boxes, boxes[whole]) >= 0.8 * area)
+            & (part >= 1 / 16)
             # Overlapping as one face does: that is for non-maximum suppression to decide.
-            & (area <= area[whole] / 2)
+            & (part <= 1 / 2)
+            & (scores <= scores[whole])
         )
+        width, height = boxes[whole, 2:] - boxes[whole, :2]
+        head = boxes[whole] + HEAD * np.array([width, height, width, height], np.float32)
+        feature = (
+            (_inside(boxes, head) >= 0.5 * area)
+            & (part >= 1 / 100)
+            & (part < 1 / 4)
+            & (scores <= SURELY_WORSE * scores[whole])
+            & (scores[whole] >= SURE)
+        )
+        is_fragment |= finer & (window | feature)
     return is_fragment
+
+
+def _inside(boxes: Float32[np.ndarray, "M 4"], window: np.ndarray) -> Float32[np.ndarray, "M"]:
+    """How many square px of each box lie in a window (4,)."""
+    top_left = np.maximum(boxes[:, :2], window[:2])
+    bottom_right = np.minimum(boxes[:, 2:], window[2:])
+    inside: np.ndarray = np.prod((bottom_right - top_left).clip(min=0), axis=1)
+    return inside
