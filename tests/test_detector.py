@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from conftest import BLOB_LEVELS, blob_image, blob_spec, crowd_image, make_blob_model
-from faceresnet import FaceDetector, ImageError, ModelError, boxes
+from faceresnet import FaceDetector, ImageError, ModelError, boxes, pyramid
 from faceresnet.anchors import make_anchors
 from faceresnet.detector import MAX_CANDIDATES, postprocess
 
@@ -183,6 +183,22 @@ def test_one_look_where_there_is_no_crowd_or_it_is_not_asked_for(blob_model, cou
     shapes = count_looks(detector)
     assert len(detector(crowd_image(count=count))) == count
     assert len(shapes) == 1
+
+
+def test_a_tiny_face_is_looked_at_again_with_its_surroundings(blob_model, monkeypatch):
+    monkeypatch.setattr(pyramid, "TINY_SIDE", 13.0)  # this model draws nothing smaller
+    image = blob_image((128, 640), (300, 36, 12), (326, 66, 7), (560, 100, 18))
+    detector = FaceDetector(blob_model, threads=1, pyramid=False)
+    shapes = count_looks(detector)
+    faces = detector(image)
+    assert shapes == [(1, 128, 640, 3), (1, 256, 256, 3)]
+    faces = faces[np.argsort(faces.boxes[:, 0])]
+    assert faces.boxes[0] == pytest.approx([294, 30, 306, 42], abs=2)
+    assert faces.boxes[1] == pytest.approx([322, 62, 330, 70], abs=2)
+    once = FaceDetector(blob_model, threads=1, pyramid=False, crowds=False)(image)
+    assert len(once) == 2
+    assert faces.boxes[2].tolist() == once.boxes[once.boxes[:, 0].argmax()].tolist()
+    assert faces.scores[0] < once.scores.max()  # the mean of two
 
 
 def test_a_look_larger_than_any_tile_is_not_taken_again(blob_model):

@@ -194,6 +194,52 @@ def test_a_crowd_is_many_small_faces(faces, crowd):
     assert pyramid.shows_crowd(*faces) is crowd
 
 
+def around(*centres, size=(480, 640), side=8.0, score=0.3, corner=(0, 0)):
+    """Windows of a look of a size, at a corner of its photo, around squares."""
+    middle = np.array(centres, np.float32).reshape(-1, 2)
+    boxes = np.concatenate([middle - side / 2, middle + side / 2], axis=1)
+    window = (*corner, corner[0] + size[0], corner[1] + size[1])
+    view = pyramid.View(0, (4_000, 4_000), window, (0.0, float("inf")))
+    return [found.window for found in view.around_tiny(boxes, np.full(len(boxes), score))]
+
+
+@pytest.mark.parametrize(
+    ("windows", "expected"),
+    [
+        (around(), []),
+        (around((320, 240)), [(176, 256, 304, 384)]),
+        (around((320, 240), score=0.19), []),
+        (around((320, 240), side=12.5), []),
+        (around((5, 5), (630, 470)), [(0, 0, 128, 128), (352, 512, 480, 640)]),
+        (around((320, 240), (355, 205)), [(176, 256, 304, 384)]),
+        (around((320, 240), (365, 240)), [(176, 256, 304, 384), (176, 301, 304, 429)]),
+        (around((320, 240), corner=(100, 1_000)), [(276, 1_256, 404, 1_384)]),
+        (around((50, 40), (5, 85), size=(90, 100)), [(0, 0, 90, 100)]),
+        (around((50, 50), (950, 50), size=(100, 1_000)), [(0, 0, 100, 128)]),
+    ],
+)
+def test_tiny_faces_get_windows_of_their_own(windows, expected):
+    assert windows == expected
+
+
+def test_windows_around_tiny_faces_are_enlarged_and_no_more_than_the_look():
+    places = [(x, y) for x in range(64, 640, 128) for y in range(64, 480, 128)]
+    assert len(places) > 4
+    assert len(around(*places)) == 4
+    view = pyramid.View(0, (480, 640), (0, 0, 480, 640), (0.0, float("inf")))
+    (window,) = view.around_tiny(np.array([[300, 200, 308, 208]], np.float32), np.array([0.3]))
+    assert window.look_size == (256, 256)
+
+
+def test_a_view_holds_what_its_borders_do_not_cut():
+    view = pyramid.View(0, (480, 640), (0, 100, 128, 228), (0.0, 24.0))
+    boxes = np.array(
+        [(99, 0, 107, 8), (110, 1, 118, 9), (130, 60, 230, 200), (225, 60, 231, 70)], np.float32
+    )
+    assert view.holds(boxes, (480, 640)).tolist() == [False, True, False, False]
+    assert view.holds(boxes * 2, (960, 1_280)).tolist() == [False, True, False, False]
+
+
 def test_a_closer_look_reports_in_px_of_the_photo_and_leaves_large_faces_out():
     view = pyramid.View(0, (99, 201), (20, 40, 99, 201), (0.0, float("inf"))).closer()
     assert view.size == (79, 161)

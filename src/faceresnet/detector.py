@@ -25,6 +25,7 @@ from faceresnet.engine import Engine, open_engine
 from faceresnet.errors import ModelError
 from faceresnet.pyramid import (
     CLOSER_SIDE,
+    CROWD_SIDE,
     REACH,
     SAME_FACE,
     View,
@@ -118,9 +119,9 @@ class FaceDetector:
             of 1,280), True (larger than a tile), False (never), or the side of a tile in px.
         pyramid: look at large photos at reduced scales as well, so that faces too large for the
             model's anchors are found; costs little.
-        crowds: look again, enlarged, where a crowd of small faces shows: finds more of them, and
-            photos of crowds take three to four times as long. A look at more than 2,048 px, as
-            there are without tiles, is not taken again.
+        crowds: look again, enlarged, where small faces show: at all of a crowd, which takes three
+            to four times as long, or around a few tiny ones, which takes at most twice as long. A
+            look at more than 2,048 px, as there are without tiles, is not taken again.
         engine: ``openvino`` or ``onnxruntime``.
         device: where the engine runs. OpenVINO: cpu, gpu (Intel's) or npu; ONNX Runtime: cpu, cuda
             and others that its build has (`onnxruntime-gpu` in place of `onnxruntime`).
@@ -254,22 +255,22 @@ class FaceDetector:
     def _look_closer(
         self, photos: Sequence[images.Image], found: Sequence[list[_Found]], threshold: float
     ) -> None:
-        """Look again at views that show a crowd, and put what both looks say in their place."""
-        crowds: list[tuple[images.Image, list[_Found], int, list[_Found]]] = [
+        """Look again where views show small faces; put what all looks say in their place."""
+        again: list[tuple[images.Image, list[_Found], int, list[_Found]]] = [
             (photo, its_found, i, [])
             for photo, its_found in zip(photos, found, strict=True)
             for i, part in enumerate(its_found)
-            if part.shows_crowd
+            if part.closer
         ]
         self._look(
             [
-                (photo, [(its_found[i].view.closer(), closer)])
-                for photo, its_found, i, closer in crowds
+                (photo, [(view, closer) for view in its_found[i].closer])
+                for photo, its_found, i, closer in again
             ],
             threshold,
         )
-        for photo, its_found, i, closer in crowds:
-            its_found[i] = _agree(its_found[i], closer[0], photo.shape[:2])
+        for photo, its_found, i, closer in again:
+            its_found[i] = _agree(its_found[i], closer, photo.shape[:2])
 
     def _look(
         self,
@@ -322,10 +323,15 @@ class FaceDetector:
             boxes, scores = postprocess(
                 its_logits, its_deltas, anchors, self.spec, least, look.view.look_size
             )
-            crowd = self.crowds and look.view.may_come_closer and shows_crowd(boxes, scores)
-            boxes, scores = look.view.place(boxes, scores, look.photo_size)
+            view = look.view
+            may_come_closer = self.crowds and view.may_come_closer
+            crowd = may_come_closer and shows_crowd(boxes, scores)
+            closer: tuple[View, ...] = ()
+            if may_come_closer:
+                closer = (view.closer(),) if crowd else view.around_tiny(boxes, scores)
+            boxes, scores = view.place(boxes, scores, look.photo_size)
             suspects = bool((its_logits[large] >= suspicion).any())
-            look.found.append(_Found(boxes, scores, look.view, suspects, crowd))
+            look.found.append(_Found(boxes, scores, view, suspects, crowd, closer))
 
 
 @lru_cache(maxsize=64)
@@ -343,7 +349,8 @@ class _Found:
         scores: (M,).
         view: where it looked.
         suspects_large: whether there may be a face too large for the view.
-        shows_crowd: whether a closer look is worth it.
+        shows_crowd: whether it saw a crowd of small faces.
+        closer: the views that are worth a look for what it saw.
     """
 
     boxes: np.ndarray
@@ -351,6 +358,7 @@ class _Found:
     view: View
     suspects_large: bool
     shows_crowd: bool
+    closer: tuple[View, ...]
 
 
 @dataclass(frozen=True)
@@ -375,10 +383,24 @@ def _looks(photo: images.Image, views: Sequence[tuple[View, list[_Found]]]) -> I
         yield _Look(view, pixels, size, found)
 
 
-def _agree(first: _Found, closer: _Found, size: tuple[int, int]) -> _Found:
-    """What the first and the closer look at a crowd found, as one."""
-    side = CLOSER_SIDE * size[0] / first.view.image_size[0]
-    boxes, scores = agree((first.boxes, first.scores), (closer.boxes, closer.scores), side)
+def _agree(first: _Found, closer: Sequence[_Found], size: tuple[int, int]) -> _Found:
+    """What a first look and closer ones, at all of its window or at parts, found, as one."""
+    to_photo = size[0] / first.view.image_size[0]
+    if first.shows_crowd:
+        side, seen = CLOSER_SIDE * to_photo, np.ones(len(first.boxes), dtype=bool)
+    else:
+        side = CROWD_SIDE * to_photo
+        seen = np.any([part.view.holds(first.boxes, size) for part in closer], axis=0)
+    closer_boxes = np.concatenate([part.boxes for part in closer])
+    closer_scores = np.concatenate([part.scores for part in closer])
+    boxes, scores = agree(
+        (first.boxes[seen], first.scores[seen]), (closer_boxes, closer_scores), side
+    )
+    if not seen.all():
+        boxes = np.concatenate([boxes, first.boxes[~seen]])
+        scores = np.concatenate([scores, first.scores[~seen]])
+        kept = boxes_.nms(boxes, scores, SAME_FACE)
+        boxes, scores = boxes[kept], scores[kept]
     return replace(first, boxes=boxes, scores=scores)
 
 

@@ -4,7 +4,8 @@ One look finds faces from a few pixels up to the largest that the model is good 
 a face could be larger are looked at again, reduced, until a face that fills the frame is smaller
 than that. Photos too large for one look are cut into overlapping tiles. Each look
 reports only the sizes that it sees best, and no face that the border of its tile cuts.
-Where a look shows a crowd of small faces, it is taken again, enlarged.
+Where a look shows a crowd of small faces, it is taken again, enlarged; where it shows few that are
+tiny, windows around them are.
 """
 
 from __future__ import annotations
@@ -51,9 +52,16 @@ CROWD_SCORE = 0.3
 #: A closer look enlarges its window by this factor, for faces up to this side before that.
 CLOSER = 1.5
 CLOSER_SIDE = 64.0
-#: Least intersection over union of two boxes that are one face of a crowd.
+#: Below this side (√area, px) and from this score on a face is looked at closer outside crowds,
+#: too: in a window of so many px, this far from its border, enlarged by this factor.
+TINY_SIDE = 12.0
+TINY_SCORE = 0.2
+WINDOW = 128
+WINDOW_MARGIN = 24
+WINDOW_ZOOM = 2.0
+#: Least intersection over union of two boxes that are one face to two looks.
 SAME_FACE = 0.5
-#: What a score is worth when only one of two looks at a crowd found the face.
+#: What a score is worth when only one of two looks found the face.
 ALONE = 0.7
 
 #: Of a view that reports whatever it sees, px.
@@ -102,6 +110,46 @@ class View:
     def closer(self) -> View:
         """The same window enlarged, for the faces of a crowd."""
         return replace(self, zoom=CLOSER, sizes=(0.0, CLOSER_SIDE * REACH))
+
+    def around_tiny(
+        self, boxes: Float32[np.ndarray, "M 4"], scores: Float32[np.ndarray, "M"]
+    ) -> tuple[View, ...]:
+        """Windows of this one, enlarged, around what may be tiny faces.
+
+        At most as many as take as long as this look, on the surest faces first.
+
+        Args:
+            boxes: (M, 4) px of this window, best first.
+            scores: (M,).
+        """
+        tiny = (boxes_.area(boxes) < TINY_SIDE**2) & (scores >= TINY_SCORE)
+        centres = (boxes[tiny, :2] + boxes[tiny, 2:]) / 2
+        height, width = self.size
+        room = np.maximum(0, (width - WINDOW, height - WINDOW))
+        most = max(1, int(height * width / (WINDOW * WINDOW_ZOOM) ** 2))
+        views: list[View] = []
+        while len(centres) and len(views) < most:
+            x, y = start = np.clip(np.rint(centres[0] - WINDOW / 2), 0, room).astype(int)
+            end = np.minimum(start + WINDOW, (width, height))
+            low = np.where(start > 0, start + WINDOW_MARGIN, 0)
+            high = np.where(end < (width, height), end - WINDOW_MARGIN, end)
+            centres = centres[~((centres >= low) & (centres <= high)).all(axis=1)]
+            top, left = self.window[0] + int(y), self.window[1] + int(x)
+            window = top, left, top + int(end[1] - y), left + int(end[0] - x)
+            sizes = (0.0, CROWD_SIDE * REACH)
+            views.append(replace(self, window=window, zoom=WINDOW_ZOOM, sizes=sizes))
+        return tuple(views)
+
+    def holds(
+        self, boxes: Float32[np.ndarray, "M 4"], photo_size: tuple[int, int]
+    ) -> Bool[np.ndarray, "M"]:
+        """Which boxes (M, 4) px of the photo this view would report, were they of its sizes."""
+        scale_y, scale_x = np.divide(self.image_size, photo_size)
+        y1, x1, y2, x2 = self.window
+        boxes = boxes * np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
+        boxes -= np.array([x1, y1, x1, y1], dtype=np.float32)
+        inside = (boxes[:, :2] >= 0).all(axis=1) & (boxes[:, 2:] <= (x2 - x1, y2 - y1)).all(axis=1)
+        return inside & self._uncut(boxes)
 
     def place(
         self,
@@ -229,7 +277,7 @@ def shows_crowd(boxes: Float32[np.ndarray, "M 4"], scores: Float32[np.ndarray, "
 def agree(
     first: Found, closer: Found, side: float
 ) -> tuple[Float32[np.ndarray, "K 4"], Float32[np.ndarray, "K"]]:
-    """What two looks at a crowd say together.
+    """What two looks at small faces say together.
 
     A face that both found has the mean of their scores, and of their boxes weighted by these. A
     face that only one of them found has `ALONE` times its score, but for those too large for the

@@ -64,7 +64,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="vga: longer side 640 px; original: own size; multiscale: 0.5, 1 and 2 times it; "
-            "shipped: as detect looks, with tiles, reduced scales and closer looks at crowds.",
+            "shipped: as detect looks, with tiles, reduced scales and closer looks at small faces.",
             show_default="original",
             rich_help_panel="Detector",
         ),

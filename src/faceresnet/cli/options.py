@@ -66,8 +66,8 @@ Pyramid = Annotated[
 Crowds = Annotated[
     bool,
     typer.Option(
-        help="Look again, enlarged, where a crowd of small faces shows: finds more, takes three "
-        "times as long there.",
+        help="Look again, enlarged, at crowds, which take three to four times as long, and around "
+        "a few tiny faces: finds more of them.",
         rich_help_panel=DETECTOR,
     ),
 ]

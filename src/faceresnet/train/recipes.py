@@ -531,11 +531,30 @@ def faceresnet_50_cpu() -> Recipe:
     )
 
 
+def faceresnet_50_thin() -> Recipe:
+    """The same network thinner inside its last blocks, as it is shipped in int8.
+
+    ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-50-thin --imitate faceresnet-50-fp16
+    --data DIR3 --out RUN --accelerator cpu --devices 2 --strategy ddp --workers 0 --compile``
+
+    It learns to compute what the shipped fp16 weights do, not from labels: 23.2 GMAC at 512×512
+    instead of 27.4, and half the weights.
+    """
+    before = faceresnet_50_cpu()
+    return replace(
+        before,
+        name="faceresnet-50-thin",
+        network=replace(before.network, inner=(64, 128, 224, 160)),
+        schedule=replace(before.schedule, iterations=1_900, warmup=50, weight_decay=0.0),
+    )
+
+
 RECIPES = {
     "paper": paper,
     "faceresnet-50": faceresnet_50,
     "faceresnet-50-crops": faceresnet_50_crops,
     "faceresnet-50-cpu": faceresnet_50_cpu,
+    "faceresnet-50-thin": faceresnet_50_thin,
     "faceresnet-n": faceresnet_n,
     "faceresnet-n-wide": faceresnet_n_wide,
     "faceresnet-n-native": faceresnet_n_native,
