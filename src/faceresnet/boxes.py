@@ -128,7 +128,9 @@ def tighten(boxes: Boxes, excess: float) -> Boxes:
         return boxes
     size = boxes[:, 2:] - boxes[:, :2]
     width, height = np.minimum(share[:, None] * np.float32(excess), size / 3).T
-    return boxes + np.stack([np.zeros_like(width), height / 2, -width, -height / 2], axis=1)
+    inward = np.stack([np.zeros_like(width), height / 2, -width, -height / 2], axis=1)
+    tight: np.ndarray = boxes + inward
+    return tight
 
 
 def nms(

@@ -105,7 +105,7 @@ class View:
     @property
     def may_come_closer(self) -> bool:
         """Whether a closer look is one of a size that memory is meant for."""
-        return self.level == 0 and max(self.look_size) <= TILE_FROM
+        return self.level == 0 and self.zoom == 1 and max(self.size) <= TILE_FROM
 
     def closer(self) -> View:
         """The same window enlarged, for the faces of a crowd."""
