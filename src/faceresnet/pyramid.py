@@ -55,7 +55,7 @@ CLOSER_SIDE = 64.0
 #: Below this side (√area, px) and from this score on a face is looked at closer outside crowds,
 #: too: in a window of so many px, this far from its border, enlarged by this factor.
 TINY_SIDE = 12.0
-TINY_SCORE = 0.2
+TINY_SCORE = 0.25
 WINDOW = 128
 WINDOW_MARGIN = 24
 WINDOW_ZOOM = 2.0
@@ -123,6 +123,8 @@ class View:
             scores: (M,).
         """
         tiny = (boxes_.area(boxes) < TINY_SIDE**2) & (scores >= TINY_SCORE)
+        if not tiny.any():
+            return ()
         centres = (boxes[tiny, :2] + boxes[tiny, 2:]) / 2
         height, width = self.size
         room = np.maximum(0, (width - WINDOW, height - WINDOW))
