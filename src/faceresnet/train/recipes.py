@@ -452,10 +452,10 @@ def faceresnet_50() -> Recipe:
     ``scripts/train-faceresnet-50.sh DATA OUT``
 
     ResNet-50; three anchors of one ratio from 4.6 to 576 px on strides 4 to 32, lighter heads, and
-    the better loss, assignment and augmentation: 27.4 GMAC at 512×512. It starts as `faceresnet_n`, planted into it but for
-    its last block (`grow`), which asks for no max pooling. One size of images, as a network is
-    compiled for each; 512,000 of them, for about 16 minutes on one H100 or H200 (docs/gpu.md has
-    the arithmetic; nobody has measured it).
+    the better loss, assignment and augmentation: 27.4 GMAC at 512×512. It starts as `faceresnet_n`,
+    planted into it but for its last block (`grow`), which asks for no max pooling. One size of
+    images, as a network is compiled for each; 512,000 of them, for about 16 minutes on one H100 or
+    H200 (docs/gpu.md has the arithmetic; nobody has measured it).
 
     The shipped fp16 weights are of `faceresnet_50_cpu`, far less training; a GPU goes on from them
     with ``START= scripts/train-faceresnet-50.sh DATA OUT --init faceresnet-50``. The int8 file is
