@@ -57,6 +57,7 @@ def test_options(run, started, tmp_path):
         *("--max-images", 4, "--queue", 9, "--timeout", 7, "--api-key-file", keys, "--fetch-urls"),
         *("--allow-origin", "https://a.example", "--allow-origin", "https://b.example"),
         *("--fetch-network", "10.1.0.0/16", "--max-side", 1280, "--threshold", 0.2),
+        "--no-crowds",
     )
     assert status == 0
     settings, listening = started[0]
@@ -72,6 +73,7 @@ def test_options(run, started, tmp_path):
         allow_origins=("https://a.example", "https://b.example"),
         url_networks=("10.1.0.0/16",),
         max_side=1280,
+        crowds=False,
         threshold=0.2,
     )
     assert listening == server.Listening(port=9000, workers=3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import blob_image
+from conftest import blob_image, crowd_image
 from faceresnet.apps.tag.packet import read_regions
 from faceresnet.cli import main
 
@@ -95,6 +95,12 @@ def test_options(photos, run):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights")
+def test_crowds_are_looked_at_again_unless_told_not_to(photos, run):
+    Image.fromarray(crowd_image()).save("crowd.png")
+    assert "8 faces in 1 photo" in run("crowd.png", "--no-crowds")[1]
+    assert "9 faces in 1 photo" in run("crowd.png")[1]
+
+
 def test_links_that_lead_round_are_named(photos, run):
     for place in ("a/round.jpg", "a/x.jpg.xmp"):
         Path(place).symlink_to(Path(place).name)

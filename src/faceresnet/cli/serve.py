@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from faceresnet.cli.options import Device, Engine, Model, Threshold
+from faceresnet.cli.options import Crowds, Device, Engine, Model, Threshold
 from faceresnet.errors import FaceResNetError, MissingExtraError
 
 SERVER = "Server"
@@ -41,6 +41,7 @@ def serve(
             rich_help_panel="Detector",
         ),
     ] = None,
+    crowds: Crowds = True,
     engine: Engine = "openvino",
     device: Device = "cpu",
     threads: Annotated[
@@ -148,6 +149,7 @@ def serve(
         model=model,
         threshold=threshold,
         max_side=max_side,
+        crowds=crowds,
         engine=engine,
         device=device,
         threads=threads,

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from faceresnet.cli.failures import end_with
-from faceresnet.cli.options import Device, Engine, MaxSide, Model, Recursive, Threads, Threshold
+from faceresnet.cli.options import (
+    Crowds,
+    Device,
+    Engine,
+    MaxSide,
+    Model,
+    Recursive,
+    Threads,
+    Threshold,
+)
 from faceresnet.cli.progress import count, progress
 
 if TYPE_CHECKING:
@@ -45,6 +54,7 @@ def tag(
     model: Model = "faceresnet-n",
     threshold: Threshold = None,
     max_side: MaxSide = None,
+    crowds: Crowds = True,
     engine: Engine = "openvino",
     device: Device = "cpu",
     threads: Threads = None,
@@ -74,6 +84,7 @@ def tag(
         model,
         threshold=threshold,
         max_side=max_side,
+        crowds=crowds,
         engine=engine,
         device=device,
         threads=threads,

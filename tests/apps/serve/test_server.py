@@ -13,7 +13,8 @@ from uvicorn.supervisors.multiprocess import Multiprocess
 
 from conftest import blob_image
 from faceresnet.apps.serve.metrics import MULTIPROCESS_VARIABLE
-from faceresnet.apps.serve.server import _Workers
+from faceresnet.apps.serve.server import _Workers, open_detectors
+from faceresnet.apps.serve.settings import Settings
 
 from .conftest import Server, encode, wait_for
 
@@ -153,3 +154,12 @@ def test_a_slow_client_does_not_hold_the_others_up(server, photo):
         start = time.monotonic()
         assert server.post("/v1/detect", content=photo).status_code == 200
         assert time.monotonic() - start < 20
+
+
+def test_the_detector_is_as_the_settings_say(blob_model):
+    settings = Settings(
+        model=blob_model, threshold=0.4, max_side=640, crowds=False, threads=1, batch_size=3
+    )
+    (detector,) = open_detectors(settings)
+    for name in ("model", "threshold", "max_side", "crowds", "threads", "batch_size"):
+        assert getattr(detector, name) == getattr(settings, name)

@@ -64,6 +64,7 @@ def open_detectors(settings: Settings) -> list[Detector]:
         settings.model,
         threshold=settings.threshold,
         max_side=settings.max_side,
+        crowds=settings.crowds,
         engine=settings.engine,
         device=settings.device,
         threads=settings.threads,

@@ -21,6 +21,7 @@ class Settings:
         threshold: least score reported when a request names none; by default the model's own.
         max_side: larger photos are reduced to this longer side, px, whatever a request asks for;
             by default they are looked at in full resolution.
+        crowds: look again, enlarged, where small faces show (`FaceDetector`).
         engine: ``openvino`` or ``onnxruntime``.
         device: where the engine runs: cpu, gpu, cuda, …
         threads: of one worker, on the CPU; by default one for each core.
@@ -42,6 +43,7 @@ class Settings:
     model: str | os.PathLike[str] = DEFAULT_MODEL
     threshold: float | None = None
     max_side: int | None = None
+    crowds: bool = True
     engine: str = "openvino"
     device: str = "cpu"
     threads: int | None = None
