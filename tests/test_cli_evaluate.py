@@ -57,7 +57,7 @@ def succeed(*arguments: object) -> str:
 
 def test_help_says_how_the_shipped_protocol_looks() -> None:
     words = [word for word in succeed("evaluate", "--help").split() if word != "│"]
-    assert "tiles, reduced scales and closer looks at crowds" in " ".join(words)
+    assert "tiles, reduced scales and closer looks at small faces" in " ".join(words)
 
 
 def test_measures_a_model(data: Path, blob_model: Path, tmp_path: Path) -> None:
