@@ -51,16 +51,24 @@ def overlap_of(
     a: Shaped[np.ndarray, "*#N 4"], b: Shaped[np.ndarray, "*#N 4"]
 ) -> Shaped[np.ndarray, "..."]:
     """Intersection over union of boxes side by side; their shapes are broadcast."""
+    common = intersection(a, b)
+    union = area(a) + area(b) - common
+    overlap: NDArray[np.floating] = np.divide(
+        common, union, out=np.zeros_like(common), where=union > 0
+    )
+    return overlap
+
+
+def intersection(
+    a: Shaped[np.ndarray, "*#N 4"], b: Shaped[np.ndarray, "*#N 4"]
+) -> Shaped[np.ndarray, "..."]:
+    """Area in px² that boxes side by side have in common; their shapes are broadcast."""
     width, height = (
         (np.minimum(a[..., axis + 2], b[..., axis + 2]) - np.maximum(a[..., axis], b[..., axis]))
         for axis in (0, 1)
     )
-    intersection = np.maximum(width, 0) * np.maximum(height, 0)
-    union = area(a) + area(b) - intersection
-    overlap: NDArray[np.floating] = np.divide(
-        intersection, union, out=np.zeros_like(intersection), where=union > 0
-    )
-    return overlap
+    common: NDArray[np.floating] = np.maximum(width, 0) * np.maximum(height, 0)
+    return common
 
 
 def encode(boxes: Boxes, anchors: Boxes, scales: tuple[float, float]) -> Boxes:
@@ -128,8 +136,10 @@ def tighten(boxes: Boxes, excess: float) -> Boxes:
         return boxes
     size = boxes[:, 2:] - boxes[:, :2]
     width, height = np.minimum(share[:, None] * np.float32(excess), size / 3).T
-    inward = np.stack([np.zeros_like(width), height / 2, -width, -height / 2], axis=1)
-    tight: np.ndarray = boxes + inward
+    tight = boxes.copy()
+    tight[:, 1] += height / 2
+    tight[:, 2] -= width
+    tight[:, 3] -= height / 2
     return tight
 
 

@@ -24,8 +24,6 @@ from faceresnet.detections import Detections
 from faceresnet.engine import Engine, open_engine
 from faceresnet.errors import ModelError
 from faceresnet.pyramid import (
-    CLOSER_SIDE,
-    CROWD_SIDE,
     REACH,
     SAME_FACE,
     View,
@@ -386,11 +384,8 @@ def _looks(photo: images.Image, views: Sequence[tuple[View, list[_Found]]]) -> I
 def _agree(first: _Found, closer: Sequence[_Found], size: tuple[int, int]) -> _Found:
     """What a first look and closer ones, at all of its window or at parts, found, as one."""
     to_photo = size[0] / first.view.image_size[0]
-    if first.shows_crowd:
-        side, seen = CLOSER_SIDE * to_photo, np.ones(len(first.boxes), dtype=bool)
-    else:
-        side = CROWD_SIDE * to_photo
-        seen = np.any([part.view.holds(first.boxes, size) for part in closer], axis=0)
+    side = closer[0].view.sizes[1] / REACH * to_photo
+    seen = np.any([part.view.holds(first.boxes, size) for part in closer], axis=0)
     closer_boxes = np.concatenate([part.boxes for part in closer])
     closer_scores = np.concatenate([part.scores for part in closer])
     boxes, scores = agree(

@@ -147,11 +147,9 @@ class View:
     ) -> Bool[np.ndarray, "M"]:
         """Which boxes (M, 4) px of the photo this view would report, were they of its sizes."""
         scale_y, scale_x = np.divide(self.image_size, photo_size)
-        y1, x1, y2, x2 = self.window
+        y1, x1, _, _ = self.window
         boxes = boxes * np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
-        boxes -= np.array([x1, y1, x1, y1], dtype=np.float32)
-        inside = (boxes[:, :2] >= 0).all(axis=1) & (boxes[:, 2:] <= (x2 - x1, y2 - y1)).all(axis=1)
-        return inside & self._uncut(boxes)
+        return self._uncut(boxes - np.array([x1, y1, x1, y1], dtype=np.float32))
 
     def place(
         self,
@@ -349,14 +347,14 @@ def fragments(
     mouth can: it lies mostly in the `HEAD`, is less than a quarter of the face and at least a
     hundredth, and surely worse. A face behind that head is as small, but scores better.
     """
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    area = boxes_.area(boxes)
     large = area >= LARGE**2
     is_fragment = np.zeros(len(boxes), dtype=bool)
     for whole in np.flatnonzero((levels > 0) | large):
         finer = (levels < levels[whole]) | (large[whole] & (levels == levels[whole]))
         part = area / area[whole]
         window = (
-            (_inside(boxes, boxes[whole]) >= 0.8 * area)
+            (boxes_.intersection(boxes, boxes[whole]) >= 0.8 * area)
             & (part >= 1 / 16)
             # Overlapping as one face does: that is for non-maximum suppression to decide.
             & (part <= 1 / 2)
@@ -365,7 +363,7 @@ def fragments(
         width, height = boxes[whole, 2:] - boxes[whole, :2]
         head = boxes[whole] + HEAD * np.array([width, height, width, height], np.float32)
         feature = (
-            (_inside(boxes, head) >= 0.5 * area)
+            (boxes_.intersection(boxes, head) >= 0.5 * area)
             & (part >= 1 / 100)
             & (part < 1 / 4)
             & (scores <= SURELY_WORSE * scores[whole])
@@ -373,11 +371,3 @@ def fragments(
         )
         is_fragment |= finer & (window | feature)
     return is_fragment
-
-
-def _inside(boxes: Float32[np.ndarray, "M 4"], window: np.ndarray) -> Float32[np.ndarray, "M"]:
-    """How many square px of each box lie in a window (4,)."""
-    top_left = np.maximum(boxes[:, :2], window[:2])
-    bottom_right = np.minimum(boxes[:, 2:], window[2:])
-    inside: np.ndarray = np.prod((bottom_right - top_left).clip(min=0), axis=1)
-    return inside

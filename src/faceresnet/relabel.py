@@ -80,9 +80,7 @@ def inside(
     found: Float32[np.ndarray, "M 4"], ignored: Float32[np.ndarray, "K 4"]
 ) -> Bool[np.ndarray, "M"]:
     """Which boxes lie for the most part in one of the others."""
-    top_left = np.maximum(found[:, None, :2], ignored[None, :, :2])
-    bottom_right = np.minimum(found[:, None, 2:], ignored[None, :, 2:])
-    shared: np.ndarray = np.prod((bottom_right - top_left).clip(min=0), axis=2)
+    shared = boxes_.intersection(found[:, None], ignored[None])
     within: np.ndarray = np.any(shared >= INSIDE * boxes_.area(found)[:, None], axis=1)
     return within
 
