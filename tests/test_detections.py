@@ -46,6 +46,15 @@ def test_boxes_and_scores_must_fit(boxes, scores):
         Detections(boxes, scores, SIZE)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_boxes_and_scores_are_finite(value):
+    boxes, scores = np.float32([(1, 2, 3, 4)]), np.float32([0.5])
+    with pytest.raises(ValueError, match="must be finite"):
+        Detections(boxes * np.float32(value), scores, (10, 10))
+    with pytest.raises(ValueError, match="must be finite"):
+        Detections(boxes, scores * np.float32(value), (10, 10))
+
+
 def test_length_iteration_and_truth(faces):
     assert len(faces) == 3
     assert [score for _, score in faces] == pytest.approx([0.9, 0.75, 0.5])

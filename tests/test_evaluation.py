@@ -331,6 +331,8 @@ def test_arguments() -> None:
         evaluate({"x/a.jpg": (np.zeros((2, 4)), np.zeros(3))}, photos, protocol="vga")
     with pytest.raises(ValueError, match="finite"):
         evaluate({"x/a.jpg": found((*FACE, np.nan))}, photos, protocol="vga")
+    with pytest.raises(ValueError, match="at least one set of faces"):
+        evaluate({}, photos, protocol="vga", subsets={})
 
 
 def crowd(photo_count: int, face_count: int, found_count: int) -> tuple[Predictions, list[Photo]]:

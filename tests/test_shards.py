@@ -95,6 +95,14 @@ def test_faces_follow_when_sides_round(tmp_path):
     assert packed.faces.tolist() == [[50, 0, 100, 1]]
 
 
+def test_no_photo_is_packed_larger_than_webp_can_be(tmp_path):
+    wide = {"x/wide.png": (np.zeros((2, 20_000, 3), np.uint8), FACES[:0], IGNORE[:0])}
+    file = tmp_path / "shard.zip"
+    pack({"val": write(tmp_path / "data", "val", wide)}, file, max_side=17_000)
+    (packed,) = read_split(file, "val")
+    assert packed.read().shape == (2, 16_383, 3)
+
+
 def test_a_quality_encodes_all_photos(splits, tmp_path):
     errors, sizes = [], []
     for quality in (5, 95):

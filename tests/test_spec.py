@@ -65,6 +65,12 @@ def test_a_newer_format_asks_for_an_upgrade():
         ModelSpec.from_metadata(metadata, "model.onnx")
 
 
+def test_what_a_newer_version_added_asks_for_an_upgrade():
+    metadata = changed(lambda values: values.update(colour="red"))
+    with pytest.raises(ModelError, match=r"has colour in its specification.*: upgrade"):
+        ModelSpec.from_metadata(metadata, "model.onnx")
+
+
 @pytest.mark.parametrize(
     "metadata",
     [
@@ -75,8 +81,13 @@ def test_a_newer_format_asks_for_an_upgrade():
         changed(lambda values: values.pop("levels")),
         changed(lambda values: values.update(levels=[{"stride": 3, "sizes": [1], "ratios": [1]}])),
         changed(lambda values: values.update(levels=[7])),
-        changed(lambda values: values.update(colour="red")),
         changed(lambda values: values.update(delta_scales=1)),
+        changed(lambda values: values.update(delta_scales=[1])),
+        changed(lambda values: values.update(levels=[])),
+        changed(lambda values: values.update(size_multiple=0)),
+        changed(lambda values: values.update(threshold=7)),
+        changed(lambda values: values.update(nms_iou=-1)),
+        changed(lambda values: values.update(excess=-1)),
     ],
 )
 def test_a_broken_specification_is_an_error_that_names_the_file(metadata):

@@ -52,6 +52,8 @@ class Detections:
                 "detections need boxes (M, 4) and one score for each, "
                 f"got boxes {boxes.shape} and scores {scores.shape}"
             )
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise ValueError("boxes and scores of detections must be finite")
         boxes = boxes_.clip(boxes, self.size)
         boxes.setflags(write=False)
         scores.setflags(write=False)

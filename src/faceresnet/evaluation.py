@@ -249,6 +249,8 @@ def evaluate(
     plain = Matches.collect(predictions, photos, boxes_.iou)
     if subsets is None:
         subsets = {"all": [~photo.ignore for photo in photos]}
+    if not subsets:
+        raise ValueError("subsets must name at least one set of faces, or be None for all faces")
     keeps = {name: np.concatenate(list(masks)) for name, masks in subsets.items()}
     curves = {name: _curve(name, found, plain, keep) for name, keep in keeps.items()}
     keep = keeps[list(keeps)[-1]]

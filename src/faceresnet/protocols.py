@@ -22,7 +22,7 @@ EVALUATION_THRESHOLD = 0.01
 PROTOCOLS = {
     "vga": "photos scaled so that the longer side is 640 px",
     "original": "photos in their own size",
-    "multiscale": "photos at 0.5, 1 and 2 times their own size, merged",
+    "multiscale": "photos at 0.5, 1 and, up to 2,048 px, 2 times their own size, merged",
     "shipped": "photos in their own size, with the detector's tiles and further looks",
 }
 VGA_SIDE = 640

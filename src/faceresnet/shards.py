@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import numpy as np
 from faceresnet import images
 from faceresnet.atomic import replacing
 from faceresnet.errors import DataError
+from faceresnet.processors import cores
 from faceresnet.widerface import Photo, format_faces
 
 #: Photos held in memory at a time.
@@ -91,7 +91,7 @@ def _encoded(
     photos: Iterator[Photo], max_side: int | None, quality: int | None
 ) -> Iterator[_Stored]:
     """Photos as the shard keeps them, in order; `CHUNK` of them are made at a time."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         while chunk := list(islice(photos, CHUNK)):
             yield from pool.map(lambda photo: _encode(photo, max_side, quality), chunk)
 
@@ -107,7 +107,7 @@ def _encode(photo: Photo, max_side: int | None, quality: int | None) -> _Stored:
     longest = max(height, width)
     faces = photo.faces
     if max_side is not None and longest > max_side:
-        image = images.shrink(image, max_side)
+        image = images.shrink(image, min(max_side, WEBP_LIMIT))
         scale = image.shape[1] / width, image.shape[0] / height
         faces = faces * np.array(scale * 2, np.float32)
     elif quality is None or longest > WEBP_LIMIT:

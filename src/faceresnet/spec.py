@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from faceresnet.anchors import Level
@@ -54,6 +54,20 @@ class ModelSpec:
     licence: str = ""
     measured: Mapping[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not self.levels:
+            raise ValueError("a model needs at least one level")
+        if len(self.delta_scales) != 2 or not min(self.delta_scales) > 0:
+            raise ValueError(f"delta_scales must be two positive numbers, got {self.delta_scales}")
+        if self.size_multiple < 1:
+            raise ValueError(f"size_multiple must be at least 1 px, got {self.size_multiple}")
+        for name in ("threshold", "nms_iou"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
+        for name in ("largest_face", "excess"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)} px")
+
     def to_metadata(self) -> dict[str, str]:
         """The specification as ONNX metadata properties."""
         return {METADATA_KEY: json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)}
@@ -77,14 +91,20 @@ class ModelSpec:
             if written != FORMAT:
                 raise ModelError(
                     f"{source} has model format {written}, this version reads {FORMAT}: "
-                    "upgrade with 'pip install -U faceresnet'."
+                    "upgrade faceresnet."
+                )
+            known = {field.name for field in fields(cls)}
+            values.pop("notes", None)  # earlier files have it, always empty
+            if unknown := sorted(values.keys() - known):
+                raise ModelError(
+                    f"{source} has {', '.join(unknown)} in its specification, which this version "
+                    "does not know: upgrade faceresnet."
                 )
             values["levels"] = tuple(
                 Level(level["stride"], tuple(level["sizes"]), tuple(level["ratios"]))
                 for level in values["levels"]
             )
             values["delta_scales"] = tuple(values["delta_scales"])
-            values.pop("notes", None)  # earlier files have it, always empty
             return cls(**values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{source} has a broken specification: {error}") from error

@@ -77,6 +77,10 @@ def test_a_run_starts_is_kept_and_goes_on(capsys, data, trained):
     assert (trained / "checkpoints/best.ckpt").exists()
     said = refuse(capsys, "train", "--data", data, "--out", trained, *SETTINGS, *HERE)
     assert "already holds a run: go on with --resume" in said
+    said = refuse(
+        capsys, "train", "--data", data, "--out", trained, "--resume", "--recipe", "paper"
+    )
+    assert "has the recipe faceresnet-n, so --resume cannot go on with paper" in said
     out = succeed(
         capsys, "train", "--data", data, "--out", trained, "--resume",
         "--set", "schedule.iterations=3", *HERE,
@@ -382,8 +386,7 @@ def test_calibration_photos_are_spread_over_the_data_set(count):
     if count:
         gaps = np.diff([*taken, count])
         assert taken[0] == 0
-        assert gaps[:-1].max(initial=1) <= -(-count // 512)
-        assert gaps[-1] <= count * 0.05 + 1
+        assert gaps.max() <= -(-count // 512)
 
 
 def test_help_needs_no_torch(capsys):

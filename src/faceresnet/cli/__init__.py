@@ -18,6 +18,7 @@ from faceresnet import __version__
 from faceresnet.cli import (
     anonymise,
     batch,
+    data,
     detect,
     digits,
     evaluate,
@@ -84,11 +85,7 @@ app.command()(batch.batch)
 app.command()(evaluate.evaluate)
 app.command()(training.train)
 app.command()(training.export)
-evaluate.data.command()(training.pack)
-evaluate.data.command()(training.relabel)
-evaluate.data.command()(training.correct)
-evaluate.data.command()(digits.mnist)
-app.add_typer(evaluate.data, name="data")
+app.add_typer(data.data, name="data")
 app.add_typer(nn.nn, name="nn")
 app.add_typer(digits.digits, name="digits")
 

@@ -1,4 +1,4 @@
-"""The commands about handwritten digits: digits train, evaluate, figure, predict; data mnist."""
+"""The commands about handwritten digits: train, evaluate, figure and predict."""
 
 from __future__ import annotations
 
@@ -198,34 +198,6 @@ def predict(
         typer.echo(f"{photo}: {found.digit}  {found.probability:.1%}")
     if failed:
         raise typer.Exit(1)
-
-
-def mnist(
-    out: Annotated[Path, typer.Option(help="Where it goes; may exist.", metavar="DIR")],
-    timeout_s: Annotated[float, typer.Option(help="Longest silence of a server, s.")] = 30.0,
-) -> None:
-    """Download and verify MNIST: 60,000 and 10,000 handwritten digits, 12 MB.
-
-    A broken download goes on where it stopped.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID
-
-    from faceresnet.digits.data import download_mnist
-
-    tasks: dict[str, TaskID] = {}
-    columns = ("{task.description}", BarColumn(), DownloadColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-
-        def report(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(name, total=total)
-            bar.update(tasks[name], completed=done, total=total)
-
-        paths = download_mnist(out, progress=report, timeout_s=timeout_s)
-    for path in paths:
-        print(f"{path}  verified")
-    print(f"Next: faceresnet digits train --data {out} --out RUN")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The commands that measure: evaluate, and data widerface, which gets what to measure on."""
+"""The command that measures: evaluate."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from faceresnet.widerface import Photo, Predictions
 
 TRUTH = "What is to be found"
-
-data = typer.Typer(help="Get data sets, pack them, mend their labels.", no_args_is_help=True)
 
 
 def evaluate(
@@ -63,7 +61,8 @@ def evaluate(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="vga: longer side 640 px; original: own size; multiscale: 0.5, 1 and 2 times it; "
+            help="vga: longer side 640 px; original: own size; multiscale: 0.5, 1 and, up "
+            "to 2,048 px, 2 times it; "
             "shipped: as detect looks, with tiles, reduced scales and closer looks at small faces.",
             show_default="original",
             rich_help_panel="Detector",
@@ -365,45 +364,3 @@ def _table(*figures: str, of: str | None = None) -> Table:
 
 def _figure(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if value == value else "–"
-
-
-@data.callback()
-def _data() -> None:
-    pass
-
-
-@data.command("widerface")
-def widerface(
-    out: Annotated[Path, typer.Option(help="Where it goes; may exist.", metavar="DIR")],
-    split: Annotated[
-        list[str] | None,
-        typer.Option(help="train or val; may be given again.", show_default="both"),
-    ] = None,
-    timeout_s: Annotated[float, typer.Option(help="Longest silence of a server, s.")] = 30.0,
-) -> None:
-    """Download and verify WIDER FACE: 1.8 GB, or 0.4 GB for val alone.
-
-    A broken download goes on where it stopped. The archives need not be extracted. The photos are
-    for non-commercial research; their rights belong to their owners.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TransferSpeedColumn
-
-    from faceresnet.widerface import SPLITS
-    from faceresnet.widerface_download import download_widerface
-
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-
-        def report(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(name, total=total)
-            bar.update(tasks[name], completed=done, total=total)
-
-        paths = download_widerface(
-            out, splits=split or SPLITS, progress=report, timeout_s=timeout_s
-        )
-    for path in paths:
-        print(f"{path}  verified")
-    print(f"Next: faceresnet evaluate --data {out}")

@@ -1,19 +1,19 @@
-"""The commands that make models: train, export and data pack."""
+"""The commands that make models: train and export."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from faceresnet.cli.data import read_splits, read_training_splits
 from faceresnet.cli.evaluate import find_faces, open_detector
-from faceresnet.cli.options import Enlarge, Model, Threads
-from faceresnet.cli.progress import count, progress
-from faceresnet.errors import DataError, MissingExtraError, TrainingError
+from faceresnet.cli.progress import progress
+from faceresnet.errors import MissingExtraError, TrainingError
 
 if TYPE_CHECKING:
     from faceresnet.spec import ModelSpec
@@ -36,13 +36,18 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder.", metavar="RUN")],
     data: DataOption = None,
     recipe: Annotated[
-        str, typer.Option(help="paper, faceresnet-50, faceresnet-50-cpu or faceresnet-n.")
-    ] = "faceresnet-n",
+        str | None,
+        typer.Option(
+            help="paper, faceresnet-n, faceresnet-50 or one of the parts that these were trained "
+            "in, such as faceresnet-50-cpu.",
+            show_default="faceresnet-n",
+        ),
+    ] = None,
     init: Annotated[
         str | None,
         typer.Option(
-            help="Start from weights: a shipped model's name (fine-tuning), a run's .ckpt, a "
-            ".safetensors, a .onnx in fp32 or fp16, or torchvision's ImageNet .pth.",
+            help="Start a new run from weights: a shipped model's name (fine-tuning), a run's "
+            ".ckpt, a .safetensors, a .onnx in fp32 or fp16, or torchvision's ImageNet .pth.",
             metavar="NAME|FILE",
         ),
     ] = None,
@@ -128,7 +133,12 @@ def train(
     require("torch", "lightning")
     from faceresnet.train import loop, recipes, runs
 
-    chosen = runs.read_recipe(out) if resume else recipes.recipe(recipe)
+    chosen = runs.read_recipe(out) if resume else recipes.recipe(recipe or "faceresnet-n")
+    if recipe not in (None, chosen.name):
+        raise ValueError(
+            f"the run in {out} has the recipe {chosen.name}, so --resume cannot go on with "
+            f"{recipe}: leave --recipe out, or start a new run"
+        )
     taught = [] if teacher is None else [f"distillation.teacher={teacher}"]
     if imitate is not None:
         taught.append(f"imitates={weights_file(imitate, '--imitate')}")
@@ -268,169 +278,8 @@ def export(
 
 def calibration_photos(photos: Sequence[Photo]) -> Sequence[Photo]:
     """Photos to calibrate with, of all parts of a data set: it lists them by event."""
-    step = len(photos) // CALIBRATION_PHOTOS
-    if step > 1:
-        return photos[::step][:CALIBRATION_PHOTOS]
     taken = min(len(photos), CALIBRATION_PHOTOS)
     return [photos[number * len(photos) // taken] for number in range(taken)]
-
-
-def pack(
-    data: Annotated[Path, typer.Option(help="Data set laid out as WIDER FACE.", metavar="DIR")],
-    out: Annotated[Path, typer.Option(help="Shard to write.", metavar="FILE.zip")],
-    max_side: Annotated[
-        int | None,
-        typer.Option(help="Reduce larger photos to this longer side, px.", min=16),
-    ] = None,
-    quality: Annotated[
-        int | None, typer.Option(help="Encode all photos as WebP of this quality.", min=1, max=100)
-    ] = None,
-    event: Annotated[
-        list[str] | None, typer.Option(help="Only the photos of this event; may be given again.")
-    ] = None,
-) -> None:
-    """Pack a data set into one file to move, which train and evaluate read as it is."""
-    from faceresnet import shards
-
-    if out.suffix != ".zip":
-        raise ValueError(f"--out must end in .zip, got {out}")
-    splits = read_splits(data, event)
-    total = sum(map(len, splits.values()))
-    size = shards.pack(
-        splits, out, max_side=max_side, quality=quality, progress=progress("packing", total)
-    )
-    typer.echo(f"{out}: {total} photos, {size / 1e6:.1f} MB")
-
-
-def relabel(
-    data: Annotated[Path, typer.Option(help="Data set laid out as WIDER FACE.", metavar="DIR")],
-    out: Annotated[
-        Path, typer.Option(help="The new data set: lists, and links to the photos.", metavar="DIR")
-    ],
-    model: Model = "faceresnet-n",
-    teach: Annotated[
-        float, typer.Option(help="Score from which a face in an ignored box becomes a face.")
-    ] = 0.5,
-    ignore: Annotated[
-        float, typer.Option(help="Score from which a face that no box covers is ignored.")
-    ] = 0.3,
-    complete: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Event whose list misses no face: nothing is ignored outside its boxes; may be "
-            "given again.",
-        ),
-    ] = None,
-    enlarge: Enlarge = 1.0,
-    threads: Threads = None,
-) -> None:
-    """Let a detector find what the annotators of training photos missed (self-training).
-
-    Validation photos keep their labels.
-    """
-    from faceresnet.detector import FaceDetector
-    from faceresnet.relabel import Doubt, relabel, write_relabelled
-
-    doubt = Doubt(teach, ignore, frozenset(complete or ()))
-    # One look each: the shipped model learnt from labels made so.
-    detector = FaceDetector(
-        model, threshold=min(teach, ignore), enlarge=enlarge, crowds=False, threads=threads
-    )
-    splits = read_training_splits(data)
-    if unknown := doubt.complete - {photo.event for photo in splits["train"]}:
-        raise ValueError(f"--complete names no event of the photos: {', '.join(sorted(unknown))}")
-
-    def relabelled(split: str) -> Iterable[Photo]:
-        photos = splits[split]
-        if split == "val":
-            return photos
-        looked = progress("looking again", len(photos))(photos)
-        return (relabel(photo, detector(photo.read()), doubt) for photo in looked)
-
-    counts = write_relabelled(data, out, splits, relabelled)
-    typer.echo(changes(out, splits["train"], counts["train"]))
-
-
-def correct(
-    data: Annotated[Path, typer.Option(help="Data set laid out as WIDER FACE.", metavar="DIR")],
-    corrections: Annotated[
-        Path,
-        typer.Option(help="CSV: photo,x1,y1,x2,y2,verdict; may be gzipped.", metavar="FILE"),
-    ],
-    out: Annotated[
-        Path, typer.Option(help="The new data set: lists, and links to the photos.", metavar="DIR")
-    ],
-) -> None:
-    """Mend the labels of training photos by a list of what was seen on a second look.
-
-    A verdict is "face", "nothing" (an ignored box there goes) or "ignore". Validation photos keep
-    their labels.
-    """
-    from faceresnet.corrections import correct_all, read_corrections
-    from faceresnet.relabel import write_relabelled
-
-    known = read_corrections(corrections)
-    splits = read_training_splits(data)
-    corrected = {**splits, "train": list(correct_all(splits["train"], known))}
-    counts = write_relabelled(data, out, splits, lambda split: corrected[split])
-    names = {photo.name for photo in splits["train"]}
-    if others := [name for name in known if name not in names]:
-        rows = count(sum(len(known[name]) for name in others), "correction")
-        typer.echo(f"left out {rows} of other photos, {others[0]} first", err=True)
-    typer.echo(changes(out, splits["train"], counts["train"]))
-
-
-def read_training_splits(data: Path, events: Sequence[str] | None = None) -> dict[str, list[Photo]]:
-    """The splits of a data set that must have photos to train on."""
-    splits = read_splits(data, events, needed="train")
-    if "train" not in splits:
-        raise DataError(f"{data} holds no training photos" + (" of these events" if events else ""))
-    return splits
-
-
-def changes(out: Path, before: Sequence[Photo], counts: tuple[int, int]) -> str:
-    """What new labels have that those `before` had not; `counts` of faces and ignored boxes."""
-    faces, ignored = counts
-    ignored_before = sum(int(photo.ignore.sum()) for photo in before)
-    faces_before = sum(len(photo.faces) for photo in before) - ignored_before
-    return (
-        f"{out}: {faces:,} faces ({faces - faces_before:,} new), "
-        f"{ignored:,} ignored boxes ({ignored - ignored_before:,} new)"
-    )
-
-
-def read_splits(
-    data: Path, events: Sequence[str] | None = None, needed: str | None = None
-) -> dict[str, list[Photo]]:
-    """The photos of every split that has any.
-
-    Args:
-        data: folder or shard.
-        events: only photos of these.
-        needed: the split that must be there.
-
-    Raises:
-        DataError: there is none, or not the needed one.
-        ValueError: no split has a photo of one of the events.
-    """
-    from faceresnet.widerface import select_events
-
-    both = {split: read(data, split, optional=split != needed) for split in ("train", "val")}
-    if not any(both.values()):
-        raise DataError(f"{data} holds neither a train nor a val split")
-    if events is not None:
-        wanted = set(select_events([*both["train"], *both["val"]], events, str(data)))
-        both = {split: [p for p in photos if p in wanted] for split, photos in both.items()}
-    return {split: photos for split, photos in both.items() if photos}
-
-
-def read(data: Path, split: str, *, optional: bool = False) -> list[Photo]:
-    """The photos of a split; none where it is optional and the data set lacks it."""
-    from faceresnet.widerface import Layout, read_split
-
-    if optional and data.exists() and not Layout(data, split).exists():
-        return []
-    return read_split(data, split)
 
 
 def measured(file: Path, spec: ModelSpec, validation: Sequence[Photo]) -> ModelSpec:

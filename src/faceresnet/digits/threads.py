@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from faceresnet.nn.memory import Workspace
+from faceresnet.processors import cores
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,7 +35,7 @@ class Team:
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads or cores()
         self._local = threading.local()
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         others = self.threads - 1  # the caller works too

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,6 +14,7 @@ from faceresnet.digits.nets import Net, as_input, sequential
 from faceresnet.nn import Apply, BatchNorm, Convolution, FullyConnected, flatten
 from faceresnet.nn.optim import SGD, Adam
 from faceresnet.nn.shapes import Array
+from faceresnet.processors import cores
 
 #: What the optimisers of `nn` remember under these names, PyTorch's remember under those.
 MEMORY = {"v": "momentum_buffer"}, {"m": "exp_avg", "v": "exp_avg_sq"}
@@ -30,7 +30,7 @@ class TorchEngine:
         weights: Mapping[str, Array],
         threads: int | None = None,
     ) -> None:
-        torch.set_num_threads(threads or os.cpu_count() or 1)
+        torch.set_num_threads(threads or cores())
         self._net, self._ours, self._layers = net, optimiser, sequential(net).layers
         self.load(weights)
 

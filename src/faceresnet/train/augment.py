@@ -98,8 +98,10 @@ class Augmentation:
             raise ValueError(f"grids must be probabilities, one above 0, got {self.grids}")
         if len(self.face_px) != 2 or not 0 < self.face_px[0] <= self.face_px[1]:
             raise ValueError(f"face_px must be two sizes, the smaller first, got {self.face_px}")
-        if self.max_scale <= 0 or min(self.stretch, self.shortfall) < 0:
-            raise ValueError("max_scale must be positive, stretch and shortfall not negative")
+        if self.max_scale <= 0 or min(self.stretch, self.shortfall, self.min_face) < 0:
+            raise ValueError(
+                "max_scale must be positive; stretch, shortfall and min_face not negative"
+            )
         for name in (
             "fill",
             "native",

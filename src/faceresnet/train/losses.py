@@ -54,6 +54,16 @@ class Loss:
             raise ValueError(f"assigner must be iou or adaptive, got {self.assigner!r}")
         if self.box_loss not in ("smooth_l1", "diou"):
             raise ValueError(f"box_loss must be smooth_l1 or diou, got {self.box_loss!r}")
+        if not 0 <= self.negative_iou <= self.positive_iou <= 1:
+            raise ValueError(
+                "negative_iou and positive_iou must lie in 0..1, the first not above the second, "
+                f"got {self.negative_iou} and {self.positive_iou}"
+            )
+        if not (self.gamma >= 0 and self.alpha > 0 and self.box_weight >= 0):
+            raise ValueError(
+                "gamma and box_weight must not be negative and alpha positive, "
+                f"got {self.gamma}, {self.box_weight} and {self.alpha}"
+            )
         if not 0 < self.right <= 1:
             raise ValueError(f"right must be above 0 and at most 1, got {self.right}")
         if not 0 <= self.balance <= 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from faceresnet import images
 from faceresnet.errors import DataError
+from faceresnet.processors import cores
 from faceresnet.widerface import Photo
 
 
@@ -49,7 +49,7 @@ class PhotoSet:
         self.faces: list[np.ndarray] = []
         self.ignore: list[np.ndarray] = []
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             for photo, pixels in zip(photos, progress(pool.map(_decode, photos)), strict=True):
                 faces, ignore = photo.faces_within((pixels.shape[0], pixels.shape[1]))
                 self.faces.append(faces)

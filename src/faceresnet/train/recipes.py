@@ -107,8 +107,11 @@ class Recipe:
             raise ValueError(
                 f"sizes must be multiples of {multiple} px, got {self.augmentation.sizes}"
             )
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
+        for name in ("seed", "largest_face", "excess"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.nms_iou <= 1:
+            raise ValueError(f"nms_iou must lie in 0..1, got {self.nms_iou}")
 
 
 def paper() -> Recipe:
