@@ -32,6 +32,21 @@ def test_after_an_error_the_old_file_stands(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_the_disk_has_a_durable_file_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "file"
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(target.exists()))
+    with replacing(target) as partial:
+        partial.write_text("fast")
+    assert seen == []
+    target.unlink()
+    with replacing(target, durable=True) as partial:
+        partial.write_text("whole")
+    assert seen == [False, True], "the file, then its folder"
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"), replacing(tmp_path / "file" / "below.txt"):

@@ -14,7 +14,7 @@ DESCRIPTORS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 
 
 @contextmanager
-def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(target: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
     """Write a file beside its place, then rename it.
 
         with replacing("out.json") as partial:
@@ -26,6 +26,7 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         target: the file to be.
+        durable: wait for the disk, so that no power cut leaves the name without its content.
 
     Yields:
         where to write it: in the same folder, with the same suffix, hidden; no one else's.
@@ -44,10 +45,23 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
+        if durable:
+            _sync(partial)
         os.replace(partial, place)
+        if durable and os.name == "posix":
+            _sync(place.parent)
     finally:
         with suppress(OSError):  # it is not there any more, or never was
             partial.unlink()
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk has what a file holds, or which names a folder has."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _is_stream(path: Path) -> bool:

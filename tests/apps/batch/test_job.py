@@ -273,9 +273,32 @@ def test_a_listing_that_is_broken(photos, options, monkeypatch):
     (out / "_summary.json").unlink()
     (out / "part-00001.parquet").unlink()
     listing = (out / "_listing.jsonl.gz").read_bytes()
-    (out / "_listing.jsonl.gz").write_bytes(listing[:-12])
-    with pytest.raises(DataError, match=r"_listing\.jsonl\.gz is broken"):
-        batch.run("photos", "out", options)
+    for broken in (listing[:-12], listing[:12] + bytes(8) + listing[20:]):
+        (out / "_listing.jsonl.gz").write_bytes(broken)
+        with pytest.raises(DataError, match=r"_listing\.jsonl\.gz is broken"):
+            batch.run("photos", "out", options)
+
+
+def test_a_job_killed_in_place_of_another_leaves_no_mixture(photos, options, monkeypatch):
+    """Between its listing and its own facts the folder must not look like the other's job."""
+
+    def kill(*_, **__):
+        raise KeyboardInterrupt
+
+    def list_and_kill(storage, entries, on_listed):
+        write_listing(storage, entries, on_listed)
+        kill()
+
+    write_listing = job._write_listing
+    with monkeypatch.context() as patched:
+        patched.setattr(job.Job, "run", kill)
+        with pytest.raises(KeyboardInterrupt):
+            batch.run("photos/000[0-4].png", "out", options)
+        patched.setattr(job, "_write_listing", list_and_kill)
+        with pytest.raises(KeyboardInterrupt):
+            batch.run("photos/000[5-9].png", "out", options)
+    batch.run("photos/000[0-4].png", "out", options, workers=1)
+    assert faces_by_name(read_rows("out")) == EXPECTED[:5]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +316,10 @@ def test_wrong_options(arguments, message):
         BatchOptions(**arguments)
 
 
-@pytest.mark.parametrize("arguments", [{"engine": "spark"}, {"workers": 0}, {"timeout_s": 0}])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"engine": "spark"}, {"workers": 0}, {"timeout_s": 0}, {"timeout_s": float("nan")}],
+)
 def test_wrong_arguments(photos, options, arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         batch.run("photos", "out", options, **arguments)

@@ -18,6 +18,7 @@ import gzip
 import json
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
@@ -137,7 +138,7 @@ class Job:
         require_engine(engine)
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
-        if timeout_s <= 0:
+        if not timeout_s > 0:
             raise ValueError(f"timeout_s must be above 0, got {timeout_s}")
         start = time.monotonic()
         counts, now = self.done, 0
@@ -195,7 +196,7 @@ class Job:
             with self._storage.read(LISTING) as file, gzip.open(file) as lines:
                 for line in lines:
                     yield json.loads(line)
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:
             raise DataError(
                 f"the job's {LISTING} is broken ({error}): start anew in another folder"
             ) from error
@@ -281,6 +282,7 @@ def _open_job(
         except DataError:
             if parts:  # else nothing is lost by beginning anew
                 raise
+        storage.remove(JOB)  # before its listing is: one must not be taken for the other's
     elif parts:
         raise DataError(f"the folder holds {parts[0]} of something else: choose another")
     facts = {**asked, "folder": os.getcwd(), "model": model}

@@ -115,10 +115,13 @@ def decode(content: bytes, format: str) -> Iterator[dict[str, Any]]:
                 raise DataError("a part is broken: its last line has no end")
             yield from map(json.loads, lines)
             return
-        _, parquet = _pyarrow()
-        for batch in parquet.ParquetFile(io.BytesIO(content)).iter_batches():
-            yield from batch.to_pylist()
-    except (ValueError, OSError) as error:  # pyarrow's errors are among them
+        arrow, parquet = _pyarrow()
+        try:
+            for batch in parquet.ParquetFile(io.BytesIO(content)).iter_batches():
+                yield from batch.to_pylist()
+        except arrow.ArrowException as error:
+            raise DataError(f"a part is broken: {error}") from error
+    except (ValueError, OSError) as error:
         raise DataError(f"a part is broken: {error}") from error
 
 

@@ -31,6 +31,9 @@ class Storage(Protocol):
     def writing(self, name: str) -> Any:
         """A binary file to write to (context manager); it appears when it is complete."""
 
+    def remove(self, name: str) -> None:
+        """Remove a file that is there."""
+
     def lock(self) -> Any:
         """Keep others out while a context lasts, where that can be done."""
 
@@ -72,12 +75,14 @@ class _Local:
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
         try:
-            with replacing(self._folder / name) as partial, partial.open("wb") as file:
+            place = self._folder / name
+            with replacing(place, durable=True) as partial, partial.open("wb") as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())  # a name must not outlive a power cut without its content
         except OSError as error:
             raise DataError(f"cannot write {self._folder / name}: {reason(error)}") from error
+
+    def remove(self, name: str) -> None:
+        (self._folder / name).unlink()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -137,6 +142,9 @@ class _Remote:
                 self._store.put_file(str(path), f"{self._path}/{name}")
             except Exception as error:  # every store has errors of its own
                 raise DataError(f"cannot write {self._path}/{name}: {error}") from error
+
+    def remove(self, name: str) -> None:
+        self._store.rm_file(f"{self._path}/{name}")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
