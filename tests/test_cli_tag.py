@@ -59,7 +59,7 @@ def test_embedding_names_what_holds_no_xmp_and_does_the_rest(photos, run):
     pixels = np.asarray(Image.open("a/x.jpg").convert("RGB"))
     status, out, err = run("a", "--embed")
     assert status == 1
-    assert "a/old.bmp: its format cannot hold XMP: use --sidecar" in err
+    assert "a/old.bmp: XMP cannot be written into its format: use --sidecar" in err
     assert err.splitlines()[-1] == "faceresnet: 1 of 4 not tagged"
     assert "4 faces in 3 photos, 2 photos written" in out
     assert not list(Path().rglob("*.xmp"))
@@ -132,7 +132,7 @@ def test_photos_of_one_sidecar_are_named_and_the_first_is_done(photos, run):
     ("arguments", "message"),
     [
         (["a", "--naming", "short"], "naming must be one of full, stem"),
-        (["empty"], "no photo in the folder empty"),
+        (["empty"], "in the folder empty"),
         (["https://example.com/a.jpg"], "is no file"),
         (["-"], "stdin is no file"),
         (["a", "--threshold", "2"], "threshold must lie in 0..1"),

@@ -97,6 +97,9 @@ def test_filter(faces):
     assert faces.filter(min_size=15) == faces[[0, 2]]
     assert faces.filter(min_score=0.8, min_size=25) == faces[[]]
     assert Detections.empty(SIZE).filter(min_size=1) == Detections.empty(SIZE)
+    for wrong in ({"min_size": float("nan")}, {"min_score": -1}):
+        with pytest.raises(ValueError, match="must not be negative"):
+            faces.filter(**wrong)
 
 
 def test_scaled_to(faces, tracked):

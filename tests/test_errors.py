@@ -2,7 +2,7 @@ import errno
 
 import pytest
 
-from faceresnet.errors import reason
+from faceresnet.errors import one_line, printable, reason
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,9 @@ from faceresnet.errors import reason
 def test_a_reason_is_never_empty_and_does_not_repeat_the_file(error, words):
     assert reason(error).startswith(words)
     assert "a.jpg" not in reason(error)
+
+
+def test_messages_are_one_line_of_what_a_terminal_prints():
+    assert one_line("a\n b\r\n\tc é\x1b[31m") == "a b c é\\x1b[31m"
+    assert printable("a\n  b") == "a\\n  b"
+    assert one_line("") == ""

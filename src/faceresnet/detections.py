@@ -170,7 +170,15 @@ class Detections:
         return Detections(self.boxes * scale, self.scores, size, self.tracks)
 
     def filter(self, *, min_score: float = 0.0, min_size: float = 0.0) -> Detections:
-        """Those of at least `min_score` whose shorter side is at least `min_size` px."""
+        """Those of at least `min_score` whose shorter side is at least `min_size` px.
+
+        Raises:
+            ValueError: one of them is negative or no number.
+        """
+        if not (min_score >= 0 and min_size >= 0):
+            raise ValueError(
+                f"min_score and min_size must not be negative, got {min_score} and {min_size}"
+            )
         sides = (self.boxes[:, 2:] - self.boxes[:, :2]).min(axis=1, initial=np.inf)
         kept: Bool[np.ndarray, "M"] = (self.scores >= min_score) & (sides >= min_size)
         return self[kept]

@@ -56,6 +56,16 @@ def how_to_install(extra: str) -> str:
     return f"in the checkout, pip install -c constraints.txt '.[{extra}]'"
 
 
+def printable(text: str) -> str:
+    """A name without line breaks and other control characters, which a terminal would obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def one_line(text: str) -> str:
+    """A message as one line of printable characters, whatever names are in it."""
+    return printable(" ".join(text.split()))
+
+
 def reason(error: BaseException) -> str:
     """What an error of the system or of a library says, for the end of a message; never empty."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -368,8 +368,7 @@ def test_namespaces_of_what_is_taken_over(tmp_path, text):
     ElementTree.fromstring(sidecar)
 
 
-def test_a_region_that_would_be_lost_on_the_way_is_an_error(tmp_path):
-    """Its element has no prefix, and no meaning where the namespace is not the default."""
+def test_a_region_without_a_prefix_is_taken_over_with_its_namespace(tmp_path):
     item = re.search(r"<rdf:li>\s*<rdf:Description mwg-rs:Rot.*?</rdf:li>", NAMED, re.S)[0]
     bare = item.replace("rdf:li>", "li>")
     text = NAMED.replace(item, bare).replace(
@@ -378,6 +377,16 @@ def test_a_region_that_would_be_lost_on_the_way_is_an_error(tmp_path):
     assert packet.read_regions(text.encode())[0].name == "Anna & Co"
     path = tmp_path / "photo.jpg"
     picture().save(path, xmp=text.encode())
+    tag(path, detections(), SIDECAR)
+    sidecar = (tmp_path / "photo.jpg.xmp").read_bytes()
+    others = packet.read_regions(text.encode())
+    assert packet.read_regions(sidecar)[: len(others)] == others
+
+
+def test_a_region_that_would_be_lost_on_the_way_is_an_error(tmp_path, monkeypatch):
+    path = tmp_path / "photo.jpg"
+    picture().save(path, xmp=NAMED.encode())
+    monkeypatch.setattr(packet, "_item", lambda *_: b"")
     with pytest.raises(DataError, match=r"photo\.jpg: .*without a loss"):
         tag(path, detections(), SIDECAR)
     assert os.listdir(tmp_path) == ["photo.jpg"]
@@ -415,6 +424,18 @@ def test_regions_of_a_picture_of_another_shape_are_not_touched(tmp_path):
     assert tag(path, detections(), SIDECAR).changed, (
         "parts of a picture do not change with its size"
     )
+
+
+@pytest.mark.parametrize(("width", "refused"), [(201, False), (210, True)])
+def test_a_hundredth_of_difference_in_shape_is_rounding(tmp_path, width, refused):
+    path, sidecar = tmp_path / "photo.jpg", tmp_path / "photo.jpg.xmp"
+    picture().save(path)
+    sidecar.write_text(NAMED.replace('stDim:w="200"', f'stDim:w="{width}"'), encoding="utf-8")
+    if refused:
+        with pytest.raises(DataError, match="drawn on a picture of 210×120 px"):
+            tag(path, detections(), SIDECAR)
+    else:
+        assert tag(path, detections(), SIDECAR).changed
 
 
 def test_regions_without_any_list_and_empty_lists(tmp_path):
@@ -675,6 +696,23 @@ def test_any_packet_keeps_its_other_bytes(text, faces, named):
         assert cleared == before
 
 
+def test_a_region_around_the_whole_head_means_its_face():
+    head = [Region((0, 0, 0.3, 0.3), name="A")]
+    face, part = Region((0.05, 0.05, 0.25, 0.25)), Region((0.05, 0.05, 0.2, 0.2))
+    assert unmatched([face, part], head) == [part]  # IoU 0.44 and 0.25
+
+
+def test_lists_are_the_same_if_every_region_is_nearly_that_of_the_other():
+    one, near, smaller, other = (
+        Region((x, 0, x + 0.1, height))
+        for x, height in ((0, 0.1), (0, 0.095), (0, 0.08), (0.5, 0.1))
+    )
+    assert same([one], [near])
+    assert not same([one], [smaller])
+    assert not same([one, other], [one, near])
+    assert not same([one, near], [one, other])
+
+
 def test_faces_are_matched_by_overlap():
     there = [Region((0, 0, 0.2, 0.2), name="A"), Region((0.5, 0.5, 0.6, 0.6), type="Focus")]
     faces = [
@@ -689,3 +727,13 @@ def test_faces_are_matched_by_overlap():
     assert not same(faces[:1], [])
     assert same(faces[:2], faces[1::-1])
     assert not same(faces[:2], faces[1:])
+
+
+def test_xmp_that_exiv2_cannot_read_is_left_as_it_is(tmp_path):
+    pytest.importorskip("pyexiv2")
+    path = tmp_path / "photo.jpg"
+    picture().save(path, xmp=NAMED.replace("rdf:", "r:").replace("xmlns:rdf", "xmlns:r").encode())
+    before = path.read_bytes()
+    with pytest.raises(ImageError, match="would lose some of its other XMP: use --sidecar"):
+        tag(path, detections(), TagOptions(embed=True))
+    assert path.read_bytes() == before

@@ -19,6 +19,8 @@ from faceresnet.cli.options import (
     Threshold,
 )
 from faceresnet.cli.progress import count, progress
+from faceresnet.cli.signals import sigterm_interrupts
+from faceresnet.errors import printable
 
 if TYPE_CHECKING:
     from faceresnet.apps.tag import TagOptions
@@ -93,16 +95,17 @@ def tag(
     single, failures = (sources, []) if embed else _of_single_sidecars(sources, options)
     read = read_ahead(single, images.MAX_PIXELS)
     photos = progress("Tagging", len(single))(read) if len(single) > 1 else read
-    for photo, image in photos:
-        if isinstance(image, Exception):
-            failures.append(image)
-            continue
-        assert photo.path is not None
-        faces = detector(image).filter(min_size=min_size)
-        try:
-            report.add(photo.name, tag(photo.path, faces, options))
-        except (DataError, ImageError) as error:
-            failures.append(error)
+    with sigterm_interrupts():
+        for photo, image in photos:
+            if isinstance(image, Exception):
+                failures.append(image)
+                continue
+            assert photo.path is not None
+            faces = detector(image).filter(min_size=min_size)
+            try:
+                report.add(photo.name, tag(photo.path, faces, options))
+            except (DataError, ImageError) as error:
+                failures.append(error)
     report.print()
     end_with(failures, len(sources), "not tagged")
 
@@ -151,7 +154,7 @@ class _Report:
         assert isinstance(tagged, Tagged)
         place = "none" if tagged.target is None else "written" if tagged.changed else "unchanged"
         numbers = (tagged.faces, tagged.known or "", tagged.named or "")
-        self._table.add_row(Text(name), *map(str, numbers), place)
+        self._table.add_row(Text(printable(name)), *map(str, numbers), place)
         self._faces += tagged.faces
         self._written += tagged.changed
 

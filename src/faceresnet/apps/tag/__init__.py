@@ -115,7 +115,7 @@ def _beside(path: Path, faces: Detections, options: TagOptions) -> Tagged:
     after = packet_.with_faces(before, regions, stored.size, inherited=stored.packet)
     changed = after is not None and after != before
     if changed and after is not None:
-        with replacing(sidecar) as partial:
+        with replacing(sidecar, durable=True) as partial:
             partial.write_bytes(after)
             if before is not None:
                 _copy_status(sidecar, partial)
@@ -141,7 +141,7 @@ def _embed(path: Path, faces: Detections, options: TagOptions) -> Tagged:
 def _replace(target: Path, content: bytes, *, keep_times: bool) -> None:
     """Write a photo anew, with the owner, the rights and the extended attributes it had."""
     status = target.stat()
-    with replacing(target) as partial:
+    with replacing(target, durable=True) as partial:
         partial.write_bytes(content)
         _copy_status(target, partial, keep_times=keep_times)
         if hasattr(os, "chown"):

@@ -289,9 +289,9 @@ def _check_result(packet: bytes, others: Sequence[Region], own: int) -> None:
 def _item(packet: bytes, item: _Span, layout: _Layout) -> bytes:
     """An item as it stands in its packet, with the namespaces that it needs."""
     declared = "".join(
-        f" xmlns:{prefix}={quoteattr(uri)}"
+        f" xmlns{':' if prefix else ''}{prefix}={quoteattr(uri)}"
         for prefix, uri in layout.namespaces.items()
-        if prefix and prefix not in item.declared
+        if prefix not in item.declared
     )
     text = packet[item.start : item.end]
     name = re.match(rb"<[^\s/>]+", text)
