@@ -50,6 +50,18 @@ def test_exif_rotation(photo):
     np.testing.assert_array_equal(image, np.rot90(photo, -1))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_a_tiff_file_on_its_side_is_the_same_by_its_path_and_by_its_bytes(tmp_path, photo, mode):
+    """Its pixels, not compressed, could be mapped into memory."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "photo.tif"
+    Image.fromarray(photo).convert(mode).save(path, exif=exif)
+    upright = np.asarray(Image.fromarray(np.rot90(photo, -1)).convert(mode).convert("RGB"))
+    np.testing.assert_array_equal(images.read(path.read_bytes()), upright)
+    np.testing.assert_array_equal(images.read(path), upright)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_upright_is_what_pillow_makes_of_it(photo, orientation):
     exif = Image.Exif()
@@ -107,6 +119,7 @@ def test_transparency_of_palettes_and_rgb(photo):
 def test_16_bits_keep_their_range(format):
     for values, expected in (
         ([0, 257, 32896, 65535], [0, 1, 128, 255]),
+        ([128, 129, 257 * 7 + 128, 257 * 7 + 129], [0, 1, 7, 8]),  # rounded
         ([257, 32896, 65278, 0], [1, 128, 254, 0]),  # not stretched
     ):
         grey = np.array([values], np.uint16)
@@ -137,6 +150,11 @@ def test_first_frame_of_an_animation(photo):
 def test_missing_file(tmp_path):
     with pytest.raises(ImageError, match=r"nowhere\.jpg does not exist"):
         images.read(tmp_path / "nowhere.jpg")
+
+
+def test_an_address_is_not_fetched():
+    with pytest.raises(ImageError, match=r"http://h/a\.jpg is an address: download"):
+        images.read("http://h/a.jpg")
 
 
 def test_a_folder_is_no_photo(tmp_path):
@@ -243,6 +261,29 @@ def test_resize_averages_when_it_shrinks():
     assert images.resize(stripes, (100, 90)).shape == (100, 90, 3)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_resize_averages_when_one_side_alone_shrinks(axis):
+    stripes = np.zeros((63, 63, 3), np.uint8)
+    stripes[::3] = 240
+    size = (21, 63)
+    done = images.resize(stripes.swapaxes(0, axis).copy(), size if axis == 0 else size[::-1])
+    assert (done == 80).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((35, 100), (18, 50)), ((100, 33), (50, 16)), ((50, 50), (50, 50)), ((1, 200), (1, 50))],
+)
+def test_shrinking_keeps_the_proportions_to_the_nearest_pixel(size, expected):
+    assert images.shrink(np.zeros((*size, 3), np.uint8), 50).shape[:2] == expected
+
+
+@pytest.mark.parametrize("address", ["https://example.org/a.jpg", "HTTP://example.org/a.jpg"])
+def test_an_address_is_no_path(address):
+    with pytest.raises(ImageError, match="is an address: download the photo"):
+        images.read(address)
+
+
 def test_draw_scales_its_lines(photo):
     box = np.array([[10, 10, 30, 30]], np.float32)
     small = images.draw(photo, box)
@@ -250,6 +291,8 @@ def test_draw_scales_its_lines(photo):
     assert (small[12, 20] == photo[12, 20]).all()
     large = images.draw(np.zeros((1280, 1280, 3), np.uint8), box * 20)
     assert (large[198:202, 400, 0] == 255).all()
+    wide = images.draw(np.zeros((320, 1280, 3), np.uint8), box * 5)
+    assert (wide[48:53, 100, 0] == 255).sum() >= 4
     outside = images.draw(photo, np.array([[-50, -50, 500, 500]], np.float32))
     assert outside[39, 59].tolist() == [255, 0, 0]
 
@@ -259,6 +302,11 @@ def test_write_is_whole_or_nothing(photo, tmp_path):
     np.testing.assert_array_equal(images.read(tmp_path / "new" / "a.png"), photo)
     images.write(photo, tmp_path / "a.JPG")
     assert abs(images.read(tmp_path / "a.JPG").astype(int) - photo).mean() < 5
+    with (
+        Image.open(tmp_path / "a.JPG") as written,
+        Image.open(io.BytesIO(encoded(Image.fromarray(photo), "JPEG", quality=92))) as expected,
+    ):
+        assert written.quantization == expected.quantization
     with pytest.raises(ValueError, match="suffix"):
         images.write(photo, tmp_path / "a.txt")
     (tmp_path / "folder.png").mkdir()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -96,20 +97,24 @@ def read(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image:
     if isinstance(source, PILImage.Image):
         return _convert(source, "the Pillow image", max_pixels)
     name = _name(source)
-    try:
-        file: BinaryIO | Path = (
-            io.BytesIO(source)
-            if isinstance(source, bytes)
-            else Path(source)
-            if isinstance(source, str | os.PathLike)
-            else source
-        )
-        image = open_lazily(file)
-    except FileNotFoundError as error:
-        raise ImageError(f"{name} does not exist") from error
-    except Exception as error:  # decoders raise whatever their format's parser stumbles over
-        raise ImageError(f"cannot read {name}: {_reason(error)}") from error
-    with image:
+    if name.lower().startswith(("http://", "https://")) and isinstance(source, str):
+        raise ImageError(f"{name} is an address: download the photo, and give its bytes")
+    with ExitStack() as stack:
+        try:
+            file: BinaryIO
+            if isinstance(source, bytes):
+                file = io.BytesIO(source)
+            elif isinstance(source, str | os.PathLike):
+                # Of a path Pillow maps the pixels into memory, and those of a TIFF file that lies
+                # on its side by the sides that it has upright.
+                file = stack.enter_context(open(source, "rb"))
+            else:
+                file = source
+            image = stack.enter_context(open_lazily(file))
+        except FileNotFoundError as error:
+            raise ImageError(f"{name} does not exist") from error
+        except Exception as error:  # decoders raise whatever their format's parser stumbles over
+            raise ImageError(f"cannot read {name}: {_reason(error)}") from error
         return _convert(image, name, max_pixels)
 
 
