@@ -1,4 +1,5 @@
 import csv
+import errno
 import http.server
 import io
 import json
@@ -96,7 +97,7 @@ def test_unreadable_photos_are_listed_and_the_rest_is_done(photos, run):
         (["a/x.png", "--tresholt", "0.5"], "--tresholt"),
         (["a/x.png", "--tile", "maybe"], "--tile must be"),
         (["a/x.png", "--format", "xml"], "--format must be one of"),
-        (["a/x.png", "--format", "yolo"], "add --json FOLDER"),
+        (["a/x.png", "--format", "yolo"], "add --output FOLDER"),
         (["a/x.png", "--format", "yolo", "--json", "a/notes.txt"], "is a file"),
         (["a/x.png", "--json", "a"], "is a folder"),
         (["a/x.png", "--save", "a/notes.txt"], "is a file"),
@@ -105,7 +106,15 @@ def test_unreadable_photos_are_listed_and_the_rest_is_done(photos, run):
         (["a/x.png", "--engine", "magic"], "engine must be one of"),
         (["a/x.png", "--device", "cuda"], "only: cpu"),
         (["a/x.png", "--model", "nothing"], "no model is called 'nothing'"),
-        (["empty"], "no photo in the folder empty"),
+        (
+            ["a/x.png", "--save", "drawn.gif"],
+            "--save writes .jpeg, .jpg, .png, .webp",
+        ),
+        (["a/x.png", "--save", "o.png", "--json", "o.png"], "o.png is where other results go"),
+        (["a/x.png", "--model", "m.onnx", "--json", "m.onnx"], "m.onnx is the model"),
+        (["empty"], "in the folder empty"),
+        (["a/x.png", ""], "an argument is empty"),
+        (["a/x.png", "--save="], "the value of --save is empty"),
         (["*.nothing"], "no photo matches *.nothing"),
         ([], "source"),
     ],
@@ -118,6 +127,45 @@ def test_bad_arguments_are_refused_in_one_line(photos, run, arguments, message):
     assert message.lower() in err.lower()
     assert err.count("\n") == 1
     assert err.startswith("faceresnet: ")
+
+
+def test_what_can_be_no_photo_is_listed_and_the_rest_is_done(photos, run):
+    """An address that is none, a name longer than names can be, a line break in a name."""
+    sources = ["http://[::1", "x" * 300 + ".jpg", "new\n\x1bline.jpg", "a/x.png"]
+    status, out, err = run("detect", *sources, "--json", "-")
+    assert status == 1
+    assert [photo["image"] for photo in json.loads(out)] == ["a/x.png"]
+    assert len(err.splitlines()) == 4
+    assert "cannot download http://[::1" in err
+    assert "new \\x1bline.jpg" in err
+
+
+def test_names_in_the_table_are_printable(photos, run):
+    Path("a/x.png").rename("a/\x1b[31mx.png")
+    status, out, _ = run("detect", "a/\x1b[31mx.png")
+    assert status == 0
+    assert "\x1b[31m" not in out
+    assert "a/\\x1b[31mx.png" in out
+
+
+def test_results_of_addresses_have_names_that_files_can_have():
+    found = expand(["http://h/" + "y" * 300 + ".jpg", "http://h/a%00b.jpg"])
+    assert [str(source.picture) for source in found] == ["y" * 60 + ".png", "ab.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(photos, run, monkeypatch):
+    list_folder = os.scandir
+
+    def closed(place):
+        if str(place) == "a/in":
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return list_folder(place)
+
+    Path("a/in").mkdir()
+    monkeypatch.setattr(os, "scandir", closed)
+    status, out, err = run("detect", "a", "--recursive")
+    assert (status, out) == (2, "")
+    assert err == "faceresnet: cannot list a/in: Permission denied\n"
 
 
 def test_debug_shows_the_trace(photos, run):

@@ -30,7 +30,7 @@ from faceresnet.cli import (
     watch,
 )
 from faceresnet.cli.names import take_every_name
-from faceresnet.errors import FaceResNetError, reason
+from faceresnet.errors import FaceResNetError, one_line, reason
 
 #: Exit status: part of the work failed; the arguments or the state of the world forbid it;
 #: interrupted from the keyboard.
@@ -108,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: list[str], debug: bool) -> int:
     """Exit status of a command."""
     try:
+        _refuse_empty(arguments)
         status: int = app(arguments, standalone_mode=False) or 0
     except (FaceResNetError, ValueError, _ArgumentError) as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # the help is out already
@@ -139,7 +140,22 @@ def _run(arguments: list[str], debug: bool) -> int:
     return status
 
 
+def _refuse_empty(arguments: list[str]) -> None:
+    """Refuse an argument that is empty, as an unset variable of the shell is.
+
+    As a path it would be the current folder.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if not argument or (option.startswith("--") and equals and not value):
+            place = f"the value of {option}" if option else "an argument"
+            raise ValueError(f"{place} is empty: give it one, or leave it out")
+
+
 def _message(error: Exception) -> str:
     """What an error says, in one line."""
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    return " ".join(message.split()) or type(error).__name__
+    return one_line(message) or type(error).__name__

@@ -48,7 +48,8 @@ def detect(
     save: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for copies with red boxes; for one photo a file, too.",
+            help="Folder for copies with red boxes, for one photo a file (.jpg, .png, .webp), too; "
+            "replaces what is there.",
             rich_help_panel=RESULTS,
         ),
     ] = None,
@@ -68,7 +69,7 @@ def detect(
         str | None,
         typer.Option(
             help="json, jsonl, csv, coco, or yolo and wider, which fill a folder.",
-            show_default="by the suffix of --json, else json",
+            show_default="by the suffix of --output, else json",
             rich_help_panel=RESULTS,
         ),
     ] = None,
@@ -76,8 +77,8 @@ def detect(
 ) -> None:
     """Find the faces in photos.
 
-    Prints a table, unless --json or --format asks for numbers; --save draws. Photos that cannot be
-    read are listed at the end and make the exit status 1.
+    Prints a table, unless --output or --format asks for numbers; --save draws. Photos that cannot
+    be read are listed at the end and make the exit status 1; what cannot be done at all makes it 2.
     """
     from faceresnet import images
     from faceresnet.cli.output import open_results, place_pictures, refuse_overwriting
@@ -87,7 +88,7 @@ def detect(
     sources = expand(source, recursive=recursive)
     results = open_results(format, json, hint=save is None)
     pictures = place_pictures(sources, save)
-    refuse_overwriting(sources, pictures + results.targets(sources))
+    refuse_overwriting(sources, model, pictures + results.targets(sources))
     detector = FaceDetector(
         model,
         threshold=threshold,

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import typer
 
+from faceresnet.errors import one_line
+
 
 def end_with(failures: Sequence[Exception], total: int, undone: str) -> None:
     """List what failed on standard error and end with status 1; nothing where nothing failed.
@@ -17,7 +19,7 @@ def end_with(failures: Sequence[Exception], total: int, undone: str) -> None:
         undone: what the files are not: ``not read``.
     """
     for failure in failures:
-        print(f"faceresnet: {failure}", file=sys.stderr)
+        print(f"faceresnet: {one_line(str(failure))}", file=sys.stderr)
     if failures:
         print(f"faceresnet: {len(failures)} of {total} {undone}", file=sys.stderr)
         raise typer.Exit(1)

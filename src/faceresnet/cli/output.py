@@ -14,11 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from faceresnet import images
 from faceresnet.atomic import replacing
 from faceresnet.cli.names import UNENCODABLE
 from faceresnet.cli.sources import KEPT_SUFFIXES, Source
 from faceresnet.detections import Detections
-from faceresnet.errors import DataError, reason
+from faceresnet.errors import DataError, printable, reason
 
 #: Layouts of --format that make one file, and those that fill a folder.
 FILE_FORMATS = ("json", "jsonl", "csv", "coco")
@@ -81,7 +82,7 @@ def open_results(format: str | None, destination: str | None, *, hint: bool = Fa
         return _Table(hint)
     if format in FOLDER_FORMATS:
         if destination in (None, *STANDARD_OUTPUT):
-            raise ValueError(f"--format {format} writes a file for each photo: add --json FOLDER")
+            raise ValueError(f"--format {format} writes a file for each photo: add --output FOLDER")
         if Path(destination).is_file():
             raise ValueError(f"--format {format} needs a folder, {destination} is a file")
         return _Folder(Path(destination), format)
@@ -89,7 +90,7 @@ def open_results(format: str | None, destination: str | None, *, hint: bool = Fa
     if format is None and path is not None:
         format = FORMAT_BY_SUFFIX.get(path.suffix.lower())
     if path is not None and path.is_dir():
-        raise ValueError(f"--json needs a file or - for this format, {path} is a folder")
+        raise ValueError(f"--output needs a file or - for this format, {path} is a folder")
     if format in ("jsonl", "csv"):
         return _Lines(path, format)
     return _Document(path, format or "json")
@@ -108,21 +109,31 @@ def place_pictures(sources: Sequence[Source], save: Path | None) -> list[Path]:
         return [save]
     if named_as_picture:
         raise ValueError(f"--save needs a folder for {len(sources)} photos, got {save}")
+    if save.suffix.lower() in images.SUFFIXES and not save.is_dir():
+        known = ", ".join(sorted(KEPT_SUFFIXES))
+        raise ValueError(f"--save writes {known}, or into a folder, got {save}")
     if save.exists() and not save.is_dir():
         raise ValueError(f"--save needs a folder, {save} is a file")
     return [save / source.picture for source in sources]
 
 
-def refuse_overwriting(sources: Sequence[Source], outputs: Sequence[Path]) -> None:
-    """Make sure that no output would replace a photo.
+def refuse_overwriting(
+    sources: Sequence[Source], model: str | os.PathLike[str], outputs: Sequence[Path]
+) -> None:
+    """Make sure that no output would replace a photo, the model or another output.
 
     Raises:
         ValueError: it would.
     """
-    inputs = {os.path.realpath(source.path) for source in sources if source.path}
+    taken = {os.path.realpath(model): "the model"}
+    for source in sources:
+        if source.path:
+            taken[os.path.realpath(source.path)] = "one of the photos"
     for output in outputs:
-        if os.path.realpath(output) in inputs:
-            raise ValueError(f"{output} is one of the photos: choose another place for the results")
+        place = os.path.realpath(output)
+        if place in taken:
+            raise ValueError(f"{output} is {taken[place]}: choose another place for the results")
+        taken[place] = "where other results go, too"
 
 
 class _Table(Results):
@@ -142,7 +153,7 @@ class _Table(Results):
 
         heights = (faces.boxes[:, 3] - faces.boxes[:, 1]).round().astype(int).tolist()
         self._table.add_row(
-            Text(source.name),
+            Text(printable(source.name)),
             f"{faces.size[1]}×{faces.size[0]}",
             str(len(faces)),
             f"{faces.scores[0]:.2f}" if len(faces) else "",

@@ -18,7 +18,7 @@ from pathlib import Path, PurePath
 
 from faceresnet import __version__, images
 from faceresnet.cli.options import VIDEO_SUFFIXES
-from faceresnet.errors import ImageError
+from faceresnet.errors import DataError, ImageError, reason
 
 #: Suffixes kept for pictures with boxes; other formats become .png.
 KEPT_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp"])
@@ -26,6 +26,8 @@ STDIN = "-"
 #: Largest download, and longest silence of a server.
 URL_BYTES = 100_000_000
 URL_TIMEOUT_S = 20.0
+#: Characters of the name in an address that a result is called by.
+LONGEST_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,10 @@ def _named(
         if argument == STDIN:
             yield "stdin", PurePath("stdin"), None
         elif argument.lower().startswith(("http://", "https://")):
-            stem = PurePath(urllib.parse.unquote(urllib.parse.urlsplit(argument).path)).stem
-            yield argument, PurePath(stem or "photo"), None
-        elif path.is_dir():
+            yield argument, _named_in(argument), None
+        elif os.path.isdir(path):
             yield from _in_folder(path, recursive)
-        elif not path.exists() and glob.has_magic(argument):
+        elif not os.path.exists(path) and glob.has_magic(argument):
             found = sorted(Path(match) for match in glob.glob(argument, recursive=True))
             found = [match for match in found if match.is_file() and _is_photo(match)]
             if not found:
@@ -119,13 +120,42 @@ def _named(
             yield argument, PurePath(path.stem), path
 
 
+def _named_in(address: str) -> PurePath:
+    """What the photo at an address is called, as a file can be called."""
+    try:
+        path = urllib.parse.unquote(urllib.parse.urlsplit(address).path)
+    except ValueError:  # no address, which its download will say
+        path = ""
+    stem = PurePath(path.replace("\0", "")).stem
+    return PurePath(stem[:LONGEST_NAME] or "photo")
+
+
+def files_in(folder: Path, *, recursive: bool) -> list[Path]:
+    """Files in a folder, and if asked for in the folders below it, sorted.
+
+    Raises:
+        DataError: one of the folders cannot be listed: what it holds would be missing unseen.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot list {error.filename}: {reason(error)}") from error
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        found += [Path(place, name) for name in names]
+        if not recursive:
+            folders.clear()
+    return sorted(path for path in found if path.is_file())
+
+
 def _in_folder(folder: Path, recursive: bool) -> Iterator[tuple[str, PurePath, Path | None]]:
-    found = sorted(folder.rglob("*") if recursive else folder.iterdir())
-    found = [path for path in found if path.is_file() and _is_photo(path)]
+    found = [path for path in files_in(folder, recursive=recursive) if _is_photo(path)]
     found = [path for path in found if not is_hidden(path.relative_to(folder))]
     if not found:
         hint = "" if recursive else " (--recursive looks into its folders)"
-        raise ValueError(f"there is no photo in the folder {folder}{hint}")
+        raise ValueError(
+            f"there is no photo (.jpg, .png, … as Pillow reads) in the folder {folder}{hint}"
+        )
     for path in found:
         yield str(path), path.relative_to(folder).with_suffix(""), path
 
