@@ -62,12 +62,24 @@ def test_postprocess_survives_anything(logits, deltas, threshold):
 
 def test_postprocess_caps_the_candidates_at_the_best():
     anchors = make_anchors(BLOB_LEVELS, (1024, 1024))
-    logits = np.linspace(3, 1, len(anchors), dtype=np.float32)
+    ranked = np.linspace(3, 1, len(anchors), dtype=np.float32)
+    logits = np.random.default_rng(0).permutation(ranked)
     deltas = np.zeros((len(anchors), 4), np.float32)
     _, scores = postprocess(logits, deltas, anchors, SPEC, 0.5, (1024, 1024))
     assert len(anchors) > MAX_CANDIDATES >= len(scores) > 1000
     assert scores[0] == pytest.approx(1 / (1 + np.exp(-3)))
-    assert scores[-1] >= 1 / (1 + np.exp(-logits[MAX_CANDIDATES - 1])) - 1e-6
+    assert scores[-1] >= 1 / (1 + np.exp(-ranked[MAX_CANDIDATES - 1])) - 1e-6
+
+
+def test_postprocess_takes_the_excess_off():
+    logits = np.full(len(ANCHORS), -9, np.float32)
+    logits[40] = 2
+    deltas = np.zeros((len(ANCHORS), 4), np.float32)
+    x1, y1, x2, y2 = ANCHORS[40]
+    assert x2 - x1 == 12
+    spec = SPEC.replace(excess=1.0)
+    found, _ = postprocess(logits, deltas, ANCHORS, spec, 0.5, SIZE)
+    assert found.tolist() == [[x1, y1 + 0.5, x2 - 1, y2 - 0.5]]
 
 
 def test_finds_the_blobs(blob_detector):
@@ -148,6 +160,117 @@ def count_looks(detector):
     counting.spec = network.spec
     object.__setattr__(detector, "_network", counting)
     return shapes
+
+
+def scripted(model, sees, spec=SPEC, **options):
+    """A detector whose network finds in an image what `sees` tells: rows ``x1 y1 x2 y2 score``."""
+    detector = FaceDetector(model, threads=1, **options)
+
+    def network(images):
+        anchors = make_anchors(spec.levels, images.shape[1:3])
+        logits = np.full((len(images), len(anchors)), -20, np.float32)
+        deltas = np.zeros((*logits.shape, 4), np.float32)
+        for n, image in enumerate(images):
+            rows = np.array(sees(image), np.float32).reshape(-1, 5)
+            used = slice(len(rows))
+            logits[n, used] = np.log(rows[:, 4] / (1 - rows[:, 4]))
+            deltas[n, used] = boxes.encode(rows[:, :4], anchors[used], spec.delta_scales)
+        return logits, deltas
+
+    network.spec = spec
+    object.__setattr__(detector, "_network", network)
+    return detector
+
+
+#: Small faces that a look at 128 × 640 px takes for a crowd.
+CROWD = [(24 + 40 * i, 20, 36 + 40 * i, 32, 0.9) for i in range(8)]
+
+
+def enlarged(rows, zoom=1.5):
+    return [(*(zoom * side for side in box), score) for *box, score in rows]
+
+
+def test_what_is_part_of_a_large_face_is_no_face(blob_model):
+    whole, part = (50, 50, 450, 530, 0.9), (100, 200, 300, 440, 0.8)
+    detector = scripted(blob_model, lambda image: [whole, part], pyramid=False)
+    faces = detector(blob_image((600, 600)))
+    assert faces.boxes.tolist() == [pytest.approx(whole[:4], abs=0.1)]
+
+
+def test_a_face_too_faint_for_either_look_alone_counts_in_both(blob_model):
+    def sees(image):
+        if image.shape[1] == 640:
+            return [*CROWD, (500, 80, 512, 92, 0.25)]
+        return enlarged([*CROWD, (500, 80, 512, 92, 0.85)])
+
+    faces = scripted(blob_model, sees, pyramid=False)(blob_image((128, 640)))
+    assert len(faces) == 9
+    assert faces.scores[-1] == pytest.approx(0.55, abs=1e-4), "the mean of two"
+
+
+def test_neighbours_of_whom_each_look_at_a_crowd_found_one_both_stay(blob_model):
+    one, other = (500, 80, 520, 100, 0.95), (508, 80, 528, 100, 0.9)
+    assert 0.3 < boxes.iou(*np.array([[one[:4]], [other[:4]]], np.float32)) < 0.5
+
+    def sees(image):
+        if image[0, 0, 0] != 50:
+            return []
+        return enlarged([*CROWD, other]) if image.shape[1] > 640 else [*CROWD, one]
+
+    image = blob_image((128, 1_200))
+    image[:, :50] = 50
+    faces = scripted(blob_model, sees, tile=640, pyramid=False)(image)
+    found = faces.boxes[faces.boxes[:, 1] > 70]
+    assert sorted(found[:, 0].tolist()) == pytest.approx([500, 508], abs=0.1)
+
+
+def test_one_face_in_two_tiles_is_one_though_they_draw_it_apart(blob_model):
+    # The second tile begins at 560 px.
+    def sees(image):
+        return [(580, 40, 600, 60, 0.9)] if image[0, 0, 0] == 50 else [(28, 40, 48, 60, 0.8)]
+
+    image = blob_image((128, 1_200))
+    image[:, :50] = 50
+    faces = scripted(blob_model, sees, tile=640, pyramid=False)(image)
+    assert faces.boxes.tolist() == [pytest.approx([580, 40, 600, 60], abs=0.1)]
+
+
+def test_a_face_that_only_the_closer_window_finds_whole_is_found_once(blob_model):
+    # The window around the tiny face at (320, 64) spans 256 … 384 px, and is seen twice as large.
+    tiny = (316, 60, 324, 68, 0.6)
+
+    def sees(image):
+        if image.shape[1] == 640:
+            return [tiny, (363, 20, 383, 40, 0.9)]
+        return enlarged([(60, 60, 68, 68, 0.6), (105, 20, 125, 40, 0.95)], zoom=2)
+
+    faces = scripted(blob_model, sees, pyramid=False)(blob_image((128, 640)))
+    assert len(faces) == 2
+    assert faces.boxes[:, 0].tolist() == pytest.approx([363, 316], abs=0.1)
+
+
+@pytest.mark.parametrize(("side", "score"), [(50, 0.63), (70, 0.9)])
+def test_only_a_face_small_enough_for_the_closer_look_had_to_be_found_by_it(
+    blob_model, side, score
+):
+    def sees(image):
+        if image.shape[1] == 640:
+            return [*CROWD, (500, 40, 500 + side, 40 + side, 0.9)]
+        return enlarged(CROWD)
+
+    detector = scripted(blob_model, sees, max_side=640, pyramid=False)
+    faces = detector(blob_image((256, 1_280)))
+    assert faces.scores[boxes.area(faces.boxes) > 50**2] == pytest.approx([score], abs=1e-4)
+
+
+@pytest.mark.parametrize("largest_face", [42.0, 48.0])
+@pytest.mark.parametrize(("side", "calls"), [(35, 1), (55, 2)])
+def test_what_one_look_finds_itself_is_not_looked_at_again(tmp_path, largest_face, side, calls):
+    spec = blob_spec().replace(largest_face=largest_face)
+    detector = FaceDetector(make_blob_model(tmp_path / "blob.onnx", spec), threads=1)
+    shapes = count_looks(detector)
+    detector(blob_image((64, 76), (36, 36, side)))
+    assert len(shapes) == calls
 
 
 @pytest.mark.parametrize(("side", "calls"), [(0, 1), (10, 1), (50, 2)])
@@ -277,30 +400,29 @@ def test_batch_is_the_same_as_one_by_one(blob_detector):
         np.testing.assert_allclose(faces.scores, alone.scores, atol=1e-3)
 
 
-def test_batches_are_real_and_bounded(blob_model, monkeypatch):
-    detector = FaceDetector(blob_model, threads=1, batch_size=3)
-    network = detector._network
-    shapes = []
-
-    def spy(images):
-        shapes.append(images.shape)
-        return network(images)
-
-    spy.spec = network.spec
-    object.__setattr__(detector, "_network", spy)
-    held = []
-    detector.batch(held.append(1) or blob_image((64, 64)) for _ in range(7))
+def test_batches_are_real(blob_model):
+    detector = scripted(blob_model, lambda image: [], batch_size=3)
+    shapes = count_looks(detector)
+    detector.batch(blob_image((64, 64)) for _ in range(7))
     assert [shape[0] for shape in shapes] == [3, 3, 1]
     shapes.clear()
     detector(blob_image((600, 2_600)))
-    assert all(shape[0] * shape[1] * shape[2] <= 4_000_000 for shape in shapes)
     assert any(shape[0] > 1 for shape in shapes), "tiles of one photo share batches"
+
+
+def test_batches_hold_no_more_pixels_than_memory_is_meant_for(blob_model):
+    detector = scripted(blob_model, lambda image: [], batch_size=8)
+    shapes = count_looks(detector)
+    detector(blob_image((1_280, 5_000)))
+    assert shapes[:2] == [(2, 1_280, 1_280, 3)] * 2
+    assert all(shape[0] * shape[1] * shape[2] <= 4_000_000 for shape in shapes)
 
 
 def test_batch_of_nothing_and_of_a_path(blob_detector):
     assert blob_detector.batch([]) == []
-    with pytest.raises(ValueError, match="give a list"):
-        blob_detector.batch("photo.jpg")
+    for one in ("photo.jpg", blob_image((64, 64)), Image.new("RGB", (64, 64))):
+        with pytest.raises(ValueError, match="give a list"):
+            blob_detector.batch(one)
 
 
 def test_reads_files_and_pillow_images(blob_detector, tmp_path):
@@ -352,6 +474,12 @@ def test_detectors_cannot_be_changed(blob_detector):
         ({"tile": 8}, "tile"),
         ({"tile": 640.0}, "tile"),
         ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 1.5}, "batch_size must be a whole number"),
+        ({"max_side": 100.5}, "max_side must be a whole number"),
+        ({"threads": True}, "threads must be a whole number"),
+        ({"threads": 10**20}, "threads must lie in 1..1024"),
+        ({"device": None}, "device must be a name"),
+        ({"crowds": "no"}, "crowds must be True or False"),
         ({"engine": "magic"}, "engine"),
     ],
 )

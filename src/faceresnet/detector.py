@@ -151,16 +151,19 @@ class FaceDetector:
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
+        for name in ("max_side", "threads", "batch_size"):
+            object.__setattr__(self, name, _whole(name, getattr(self, name)))
         check_max_side(self.max_side)
+        for name in ("engine", "device"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be a name, got {getattr(self, name)!r}")
+        for name in ("pyramid", "crowds", "repeatable"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not 1 <= self.enlarge <= 4:
             raise ValueError(f"enlarge must lie in 1..4, got {self.enlarge}")
         if self.tile != "auto" and not isinstance(self.tile, bool):
-            given: Any = self.tile
-            try:
-                side = operator.index(given)  # of NumPy's integers, too
-            except TypeError:
-                expected = "'auto', True, False or px"
-                raise ValueError(f"tile must be {expected}, got {given!r}") from None
+            side: Any = _whole("tile", self.tile, "'auto', True, False or px")
             if side < 64:
                 raise ValueError(f"a tile must be at least 64 px, got {side}")
             object.__setattr__(self, "tile", side)
@@ -206,7 +209,8 @@ class FaceDetector:
         Returns:
             Detections in the order of the photos.
         """
-        if isinstance(photos, str | bytes | os.PathLike):
+        is_one = isinstance(photos, str | bytes | os.PathLike) or not isinstance(photos, Iterable)
+        if is_one or (isinstance(photos, np.ndarray) and photos.ndim == 3):
             raise ValueError("batch takes several photos: give a list, or call the detector itself")
         check_threshold(threshold)
         found: list[Detections] = []
@@ -418,6 +422,22 @@ def _merge(
 
 def _as_image(photo: Photo) -> images.Image:
     return images.check(photo) if isinstance(photo, np.ndarray) else images.read(photo)
+
+
+def _whole(name: str, given: Any, expected: str = "a whole number") -> int | None:
+    """An argument that is an integer, NumPy's too, or None.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if given is None:
+        return None
+    try:
+        if not isinstance(given, bool):
+            return operator.index(given)
+    except TypeError:
+        pass
+    raise ValueError(f"{name} must be {expected}, got {given!r}")
 
 
 def check_threshold(threshold: float | None) -> None:

@@ -33,6 +33,9 @@ Infer: TypeAlias = Callable[[UInt8[np.ndarray, "N H W 3"]], Outputs]
 #: What `open_engine` can be asked for.
 ENGINES = ("openvino", "onnxruntime")
 
+#: Threads that an engine may be asked for.
+MOST_THREADS = 1_024
+
 #: Names of the network's input and outputs in every model file.
 INPUT = "images"
 OUTPUTS = ("logits", "deltas")
@@ -114,15 +117,15 @@ def open_engine(
             models for the shapes that it meets often, which round a few values differently.
 
     Raises:
-        ValueError: no engine has that name, or `threads` is below 1.
+        ValueError: no engine has that name, or `threads` is outside 1..1,024.
         ModelError: the file is missing, broken or not ours.
         EngineError: the device is not available here.
         MissingExtraError: ONNX Runtime is not installed.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got '{engine}'")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ValueError(f"threads must lie in 1..{MOST_THREADS}, got {threads}")
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"there is no model file {path}")
@@ -140,13 +143,15 @@ def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
     Raises:
         ModelError: the file is missing, broken or not ours.
     """
-    return _spec_of(_read_model(import_openvino().Core(), Path(path)), Path(path))
+    return _spec_of(_read_model(Path(path)), Path(path))
 
 
-def _read_model(core: openvino.Core, path: Path) -> openvino.Model:
+def _read_model(path: Path) -> openvino.Model:
+    # About a file that is none, Core.read_model asks every front end, some of which print logs.
+    reader = import_openvino().frontend.FrontEndManager().load_by_framework("onnx")
     try:
-        return core.read_model(path)
-    except RuntimeError as error:
+        return reader.convert(reader.load(str(path)))
+    except Exception as error:  # its exceptions share no public base class
         raise ModelError(f"{path} is no readable ONNX model: {_last_line(error)}") from error
 
 
@@ -181,7 +186,7 @@ def _open_openvino(
             f"OpenVINO has no device '{device}' here, only: {', '.join(available)}"
             + (f" ({_CUDA_ENGINE})" if device == "cuda" else "")
         )
-    model = _read_model(core, path)
+    model = _read_model(path)
     spec = _spec_of(model, path)
     _check_names(
         {name for port in model.inputs for name in port.names},

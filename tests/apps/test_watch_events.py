@@ -234,8 +234,9 @@ def test_the_books_balance(script):
 
 
 def test_impossible_options_are_refused():
-    with pytest.raises(ValueError, match="negative"):
-        EventOptions(leave_s=-1)
+    for wrong in (-1, float("nan")):
+        with pytest.raises(ValueError, match="negative"):
+            EventOptions(leave_s=wrong)
 
 
 def noise(side, contrast):

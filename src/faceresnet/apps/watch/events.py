@@ -51,8 +51,8 @@ class EventOptions:
     min_size: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.enter_s, self.leave_s, self.min_size) < 0:
-            raise ValueError(f"times and sizes cannot be negative, got {self}")
+        if not all(number >= 0 for number in (self.enter_s, self.leave_s, self.min_size)):
+            raise ValueError(f"times and sizes must not be negative, got {self}")
 
 
 @dataclass(frozen=True, eq=False)
