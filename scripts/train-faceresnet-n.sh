@@ -15,8 +15,8 @@
 # command goes on.
 #
 # EVENTS names the events of DATA whose labels are taken as complete, CORRECTIONS the list for `data
-# correct`: that of the shipped weights if not set (of whose lines their parts four to seven knew the
-# first 9,594); set to nothing, the parts from the fourth on learn from what the model labelled.
+# correct`: that of the shipped weights if not set (whose own parts four to seven knew only its first
+# 9,594 lines); set to nothing, the parts from the fourth on learn from what the model labelled.
 # Set CUT to nothing where options give all parts one network: nothing is cut before the eighth.
 # LICENCE is what the model file says of its data. The shipped eighth part was stopped at 12,000
 # iterations and knew the new lines of the list from 5,500 on (docs/results.md).

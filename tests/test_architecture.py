@@ -154,3 +154,12 @@ def test_the_rules_see_imports(tmp_path):
         ("faceresnet.boxes", False),
     ]
     assert {"boxes", "cli", "apps.demo"} <= set(MODULES)
+
+
+@pytest.mark.parametrize("folder", [ROOT, ROOT / "train"], ids=["faceresnet", "train"])
+def test_the_readme_names_every_file(folder):
+    tree = (ROOT.parents[1] / "README.md").read_text().partition("## Read it")[2]
+    for path in folder.glob("[!_]*"):
+        name = path.name if path.suffix else f"{path.name}/"
+        known = f"…{path.stem.removeprefix('evaluation')}.py"  # beside evaluation.py
+        assert name in tree or (path.stem.startswith("evaluation_") and known in tree), name

@@ -44,7 +44,7 @@ MAX_CANDIDATES = 5_000
 BATCH_PIXELS = 4_000_000
 #: Score of a large anchor from which a photo is looked at again at a reduced scale.
 SUSPICION = 0.2
-#: Least score of what looks at a crowd have to agree on.
+#: Least score of the boxes that two looks at a crowd compare.
 FAINT = 0.2
 
 
@@ -118,8 +118,9 @@ class FaceDetector:
         pyramid: look at large photos at reduced scales as well, so that faces too large for the
             model's anchors are found; costs little.
         crowds: look again, enlarged, where small faces show: at all of a crowd, which takes three
-            to four times as long, or around a few tiny ones, which takes at most twice as long. A
-            look at more than 2,048 px, as there are without tiles, is not taken again.
+            to four times as long, or around a few tiny ones, which takes at most twice as long (in
+            photos below 256×256 px more). A look at more than 2,048 px, as there are without
+            tiles, is not taken again.
         engine: ``openvino`` or ``onnxruntime``.
         device: where the engine runs. OpenVINO: cpu, gpu (Intel's) or npu; ONNX Runtime: cpu, cuda
             and others that its build has (`onnxruntime-gpu` in place of `onnxruntime`).

@@ -31,7 +31,7 @@ MAX_STEP = 6.0
 FRAME = 0.75
 #: A look reports faces up to this factor above the largest.
 REACH = sqrt(2.0)
-#: A frame up to this factor above the largest anchor holds no face that no anchor answers to.
+#: In a frame up to this factor above the largest anchor, every face has an anchor.
 ANSWERED = 1.15
 #: From this side on (√area, px) a face may show fragments in the very look that finds it whole.
 LARGE = 192.0
@@ -104,7 +104,7 @@ class View:
 
     @property
     def may_come_closer(self) -> bool:
-        """Whether a closer look is one of a size that memory is meant for."""
+        """Whether it may be taken again, enlarged: at the finest scale, and small enough for it."""
         return self.level == 0 and self.zoom == 1 and max(self.size) <= TILE_FROM
 
     def closer(self) -> View:

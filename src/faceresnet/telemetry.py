@@ -14,8 +14,8 @@ def import_openvino() -> ModuleType:
     """``import openvino``, which otherwise reports each import to Google Analytics.
 
     It does so under an identity that it writes into the user's home, from a process that it forks
-    where other threads may hold locks. Without the package that reports, it does without; so that
-    package cannot be imported meanwhile. Who has imported OpenVINO before decides for themselves.
+    where other threads may hold locks. It runs without the package that reports, so that package is
+    hidden during the import. Who has imported OpenVINO before decides for themselves.
     """
     with _lock:
         if "openvino" not in sys.modules:

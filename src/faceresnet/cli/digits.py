@@ -157,7 +157,7 @@ def figure(
         ),
     ] = None,
 ) -> None:
-    """Draw figure 13: accuracy, and training and validation loss, over the iterations."""
+    """Draw figure 13: accuracy and loss on training and test digits over the iterations."""
     with extra():
         import matplotlib  # noqa: F401
 

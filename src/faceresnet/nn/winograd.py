@@ -170,7 +170,7 @@ def transform_kernel(w: Float[np.ndarray, "C_out C 5 5"]) -> Kernel:
 
 
 def kernel_gradient(du: Float[np.ndarray, "64 C C_out"]) -> Float[np.ndarray, "C_out C 5 5"]:
-    """Dw = Gᵀ du G."""
+    """Gradient of the kernel: dw = Gᵀ du G."""
     _, c, c_out = du.shape
     g = matrices(du.dtype.name).g
     dw: Array = (g.T @ du.reshape(TILE**2, c * c_out)).reshape(KERNEL, KERNEL, c, c_out)

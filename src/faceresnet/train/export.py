@@ -277,7 +277,7 @@ def quantise(file: Path, out: Path, spec: ModelSpec, calibration: Sequence[Photo
 def _outputs_end(proto: onnx.ModelProto) -> tuple[list[str], list[str]]:
     """Where a network's convolutions end.
 
-    Found walking up from the outputs; where a shape is computed is nobody's way there.
+    Found walking back from the outputs; paths on which a shape is computed are not followed.
 
     Returns:
         the outputs of the convolutions nearest to the network's, and the names of the nodes

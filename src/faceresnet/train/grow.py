@@ -5,7 +5,7 @@ does: the first computes its hidden channels into spare channels of the stream, 
 adds to its input. A rectifier stands between a bottleneck's 3×3 convolution and its last one, so
 what may be negative passes it as its positive and its negative part.
 
-Everything else is new: random weights that what there was takes nothing from yet.
+All other weights are new and random; the planted channels do not read from them yet.
 """
 
 from __future__ import annotations

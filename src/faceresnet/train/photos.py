@@ -90,8 +90,8 @@ def restyle(photo: Photo, styles: Sequence[tuple[str, tuple[float, float, float,
 
     Args:
         photo: whose faces are redrawn.
-        styles: for an event ``(dx, dy, width, height)``: by what part of its width and height a
-            box moves, then by what it is scaled about its centre. Other events stay as they are.
+        styles: for an event ``(dx, dy, width, height)``: a box moves by dx of its width and dy of
+            its height, then is scaled about its centre. Other events stay as they are.
     """
     style = dict(styles).get(photo.event)
     if style is None:
