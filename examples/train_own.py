@@ -12,14 +12,14 @@ import sys
 from pathlib import Path
 
 from faceresnet import FaceDetector, weights
-from faceresnet.train import export, loop, recipes, runs
+from faceresnet.train import export, loop, recipes, runs, settings
 from faceresnet.widerface import read_split
 
 #: Shorter and gentler than from nothing.
 FINE_TUNING = ["schedule.iterations=1000", "schedule.rate=3e-4", "schedule.warmup=50"]
 
 data, run, out = map(Path, sys.argv[1:4])
-recipe = recipes.override(recipes.recipe("faceresnet-n"), FINE_TUNING + sys.argv[4:])
+recipe = settings.override(recipes.recipe("faceresnet-n"), FINE_TUNING + sys.argv[4:])
 start = weights.SHIPPED / "faceresnet-n.safetensors"
 loop.train(recipe, read_split(data, "train"), read_split(data, "val"), run, init=start, workers=0)
 recipe, model = export.load_run(run)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from safetensors.torch import load_file
 
 from faceresnet import FaceDetector
 from faceresnet.engine import open_engine, read_spec
@@ -305,7 +306,7 @@ def test_calibration_photos_are_shrunk_and_padded(tmp_path):
     photos = write_split(
         tmp_path, "train", [face_photo(0, (72, 2000)), face_photo(1, (40, 104), faces=0)]
     )
-    reader = CalibrationPhotos(photos, 32, longest=640)
+    reader = CalibrationPhotos(photos, 32)
     shapes = []
     while (inputs := reader.get_next()) is not None:
         assert inputs["images"].dtype == np.uint8
@@ -327,7 +328,7 @@ def test_a_broken_calibration_photo_is_named(file, spec, tmp_path):
 def test_a_folder_without_checkpoints_cannot_be_exported(tmp_path):
     with pytest.raises(TrainingError, match="is not a run folder"):
         load_run(tmp_path)
-    write_json(tmp_path / "recipe.json", recipes.to_json(small_recipe()))
+    write_json(tmp_path / "recipe.json", asdict(small_recipe()))
     with pytest.raises(TrainingError, match="has no checkpoint yet"):
         load_run(tmp_path)
 
@@ -340,6 +341,17 @@ def test_weights_are_written_to_start_from(model, tmp_path):
     for name, value in again.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
     assert [p.name for p in file.parent.iterdir()] == ["x.safetensors"]
+
+
+def test_half_the_size_is_saved_on_what_has_more_than_one_axis(model, file, spec, tmp_path):
+    save_weights(model, tmp_path / "x.safetensors", half=True)
+    saved = load_file(tmp_path / "x.safetensors")
+    for name, value in model.state_dict().items():
+        assert saved[name].dtype == (torch.float16 if value.ndim > 1 else value.dtype), name
+    halve(file, tmp_path / "x.onnx", spec.replace(precision="fp16"))
+    weights = map(numpy_helper.to_array, onnx.load(tmp_path / "x.onnx").graph.initializer)
+    kinds = {(one.ndim > 1, one.dtype.name) for one in weights if one.dtype.kind == "f"}
+    assert kinds == {(True, "float16"), (False, "float32")}
 
 
 @pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-6), (True, 1e-3)])

@@ -13,20 +13,22 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 
+import lightning
 import pytest
 import torch
 
 from faceresnet.errors import TrainingError
 from faceresnet.evaluation import evaluate, predict
 from faceresnet.shards import pack
-from faceresnet.train import loop, recipes, runs
+from faceresnet.train import batches, callbacks, recipes, runs, training
 from faceresnet.train.augment import make_batch
 from faceresnet.train.export import load_run, save_weights
-from faceresnet.train.loop import rate_factor, train
+from faceresnet.train.loop import train
 from faceresnet.train.losses import Loss
 from faceresnet.train.model import FaceResNet
 from faceresnet.train.photos import PhotoSet
 from faceresnet.train.runs import make_spec
+from faceresnet.train.settings import override
 from faceresnet.train.targets import assign_by_iou
 from faceresnet.train.validation import TorchDetector
 from faceresnet.widerface import read_split
@@ -95,7 +97,7 @@ def test_every_iteration_has_a_batch_of_its_own(data, tmp_path, monkeypatch):
         seeds.append(seed)
         return make_batch(photos, augmentation, batch, seed)
 
-    monkeypatch.setattr(loop, "make_batch", counted)
+    monkeypatch.setattr(batches, "make_batch", counted)
     recipe = replace(small_recipe(iterations=5), seed=7)
     run(recipe, data, tmp_path / "run", blind=True)
     assert seeds == [(7, 0, iteration) for iteration in range(5)]
@@ -117,7 +119,7 @@ class Killed(BaseException):
 
 def die(monkeypatch, iterations, data, folder):
     """A run that is killed before the batch after so many iterations."""
-    original = loop.Training.training_step
+    original = training.Training.training_step
 
     def training_step(self, batch, index):
         if self.global_step == iterations:
@@ -125,7 +127,7 @@ def die(monkeypatch, iterations, data, folder):
         return original(self, batch, index)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Training, "training_step", training_step)
+        patch.setattr(training.Training, "training_step", training_step)
         with pytest.raises(Killed):
             run(small_recipe(), data, folder)
 
@@ -259,7 +261,7 @@ def test_a_run_killed_by_the_system_goes_on_to_the_same_weights(data, tmp_path):
     )
     assert resumed.returncode == 0, resumed.stderr
     assert "trained:" in resumed.stdout
-    recipe = recipes.override(recipes.recipe("faceresnet-n"), settings[1::2])
+    recipe = override(recipes.recipe("faceresnet-n"), settings[1::2])
     run(recipe, data, whole)
     assert [line["iteration"] for line in journal(killed)] == list(range(2, 41, 2))
     for name in ("state_dict", "current_model_state"):
@@ -318,8 +320,8 @@ def test_a_run_that_cannot_go_on_keeps_its_recipe(straight, data):
 
 
 def test_only_the_first_of_several_processes_writes_the_recipe(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.lightning.Trainer, "is_global_zero", False)
-    monkeypatch.setattr(loop.lightning.Trainer, "fit", lambda *_, **__: None)
+    monkeypatch.setattr(lightning.Trainer, "is_global_zero", False)
+    monkeypatch.setattr(lightning.Trainer, "fit", lambda *_, **__: None)
     run(small_recipe(), data, tmp_path / "run")
     assert not (tmp_path / "run/recipe.json").exists()
 
@@ -329,8 +331,8 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch(data, tmp_path, monkeypa
         terms = original(*arguments)
         return {**terms, "loss": terms["loss"] * float("nan")}
 
-    original = loop.detection_loss
-    monkeypatch.setattr(loop, "detection_loss", broken)
+    original = training.detection_loss
+    monkeypatch.setattr(training, "detection_loss", broken)
     with pytest.raises(TrainingError, match=r"loss is nan at iteration 0.*nonfinite\.pt"):
         run(small_recipe(), data, tmp_path / "run")
     batch = torch.load(tmp_path / "run/nonfinite.pt", weights_only=True)
@@ -441,35 +443,35 @@ def test_a_grown_network_goes_on_from_what_the_small_one_knew(data, straight, tm
 
 def test_the_rate_warms_up_and_falls_as_a_cosine():
     schedule = small_recipe(iterations=100, warmup=10).schedule
-    factors = [rate_factor(schedule, i) for i in range(101)]
+    factors = [schedule.rate_factor(i) for i in range(101)]
     assert factors[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert factors[10] == 1
     assert factors[55] == pytest.approx(0.5)
     assert factors[100] == pytest.approx(0)
     assert all(a > b for a, b in pairwise(factors[10:]))
     constant = replace(schedule, decay="constant", warmup=0)
-    assert {rate_factor(constant, i) for i in range(101)} == {1.0}
+    assert {constant.rate_factor(i) for i in range(101)} == {1.0}
 
 
 def test_the_average_forgets_its_start():
     average, truth = torch.tensor([1000.0]), torch.tensor([1.0])
     for updates in range(1, 200):
-        loop.moving_average(0.99, [average], [truth], torch.tensor(updates))
+        callbacks.moving_average(0.99, [average], [truth], torch.tensor(updates))
     assert (average - truth).abs() < 1
     steady = torch.tensor([0.0])
-    loop.moving_average(0.99, [steady], [truth], torch.tensor(10**6))
+    callbacks.moving_average(0.99, [steady], [truth], torch.tensor(10**6))
     assert steady.item() == pytest.approx(0.01)
     seen = torch.tensor(3)
-    loop.moving_average(0.99, [seen], [torch.tensor(8)], torch.tensor(10**6))
+    callbacks.moving_average(0.99, [seen], [torch.tensor(8)], torch.tensor(10**6))
     assert seen == 8
 
 
 def test_a_run_that_starts_late_warms_up_to_where_the_rate_is():
     schedule = small_recipe(iterations=100, warmup=10).schedule
     late = replace(schedule, start=55)
-    assert rate_factor(late, 55) == pytest.approx(0.05)
-    assert [rate_factor(late, i) for i in range(65, 101)] == [
-        rate_factor(schedule, i) for i in range(65, 101)
+    assert late.rate_factor(55) == pytest.approx(0.05)
+    assert [late.rate_factor(i) for i in range(65, 101)] == [
+        schedule.rate_factor(i) for i in range(65, 101)
     ]
     with pytest.raises(ValueError, match=r"start must lie in 0\.\.99, got 100"):
         replace(schedule, start=100)
@@ -483,7 +485,7 @@ def test_a_run_that_starts_late_makes_the_batches_that_are_left(data, straight, 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
 def test_only_matrices_decay(optimiser, tmp_path):
-    module = loop.Training(small_recipe(optimiser=optimiser, weight_decay=0.3), tmp_path)
+    module = training.Training(small_recipe(optimiser=optimiser, weight_decay=0.3), tmp_path)
     groups = module.configure_optimizers()["optimizer"].param_groups
     assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
     assert all(p.ndim > 1 for p in groups[0]["params"])
@@ -521,15 +523,15 @@ def test_the_loss_of_the_papers_recipe_falls(tmp_path):
     images, faces = make_batch(PhotoSet(photos), recipe.augmentation, recipe.schedule.batch, (0,))
     assert images.shape == (2, 256, 256, 3)
     torch.manual_seed(0)
-    module = loop.Training(recipe, tmp_path)
+    module = training.Training(recipe, tmp_path)
     optimiser = module.configure_optimizers()["optimizer"]
     module.train()
     terms = []
     for _ in range(5):
         logits, deltas = module.model(images)
         anchors = module.anchors((256, 256))
-        targets = loop.assign(recipe, anchors, faces, 2, (256, 256))
-        loss = loop.detection_loss(
+        targets = batches.assign(recipe, anchors, faces, 2, (256, 256))
+        loss = training.detection_loss(
             logits, deltas, anchors, targets, recipe.network.delta_scales, recipe.loss
         )
         terms.append(loss["loss"].item())
@@ -545,12 +547,12 @@ def test_the_recipe_decides_how_anchors_are_assigned(data, tmp_path):
     loss = Loss(assigner="iou", positive_iou=0.6, negative_iou=0.3, best_anchor=False)
     recipe = small_recipe(loss=loss)
     _, faces = make_batch(PhotoSet(read_split(data, "train")), PLAIN, 2, (0,))
-    anchors = loop.Training(recipe, tmp_path).anchors((96, 96))
-    ours = loop.assign(recipe, anchors, faces, 2, (96, 96))
+    anchors = training.Training(recipe, tmp_path).anchors((96, 96))
+    ours = batches.assign(recipe, anchors, faces, 2, (96, 96))
     theirs = assign_by_iou(anchors, faces, 2, 0.6, 0.3, False)
     assert torch.equal(ours.positive, theirs.positive)
     assert torch.equal(ours.ignored, theirs.ignored)
-    adaptive = loop.assign(small_recipe(), anchors, faces, 2, (96, 96))
+    adaptive = batches.assign(small_recipe(), anchors, faces, 2, (96, 96))
     assert not torch.equal(adaptive.positive, theirs.positive)
 
 

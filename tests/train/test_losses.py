@@ -110,6 +110,13 @@ def test_the_soft_focal_loss_is_least_where_the_score_is_the_quality():
     assert best == pytest.approx(quality, abs=5e-3)
 
 
+@pytest.mark.parametrize(("target", "factor"), [(0.0, 1.0), (0.1, 3.0), (0.5, 3.0), (1.0, 3.0)])
+def test_alpha_weighs_whatever_is_a_face_however_unsure(target, factor):
+    logits, targets = torch.linspace(-3, 3, 7), torch.full((7,), target)
+    plain, weighed = (focal_loss(logits, targets, 2.0, alpha) for alpha in (1.0, 3.0))
+    torch.testing.assert_close(weighed, factor * plain)
+
+
 def test_the_focal_loss_has_its_derivative():
     logits = torch.linspace(-5, 5, 12, dtype=torch.float64, requires_grad=True)
     targets = torch.tensor([0.0, 1.0, 0.35] * 4, dtype=torch.float64)

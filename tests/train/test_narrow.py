@@ -163,6 +163,7 @@ def test_filters_are_as_strong_as_their_normalisation_leaves_them(gamma, varianc
     weak = torch.tensor([2, 5, 11])
     backbone.bn1.weight[weak], backbone.bn1.running_var[weak] = gamma, variance
     backbone.conv1.weight[7], backbone.bn1.running_var[7] = 0.0, 0.0  # dead, not infinitely strong
+    backbone.bn1.weight[[1, 4]] *= -1  # a filter turned round is as strong
     thin = FaceResNet(small_network(stem=12))
     backbone.bn1.bias[:] = torch.arange(16)
     kept = narrow(before.state_dict(), thin)

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from faceresnet.anchors import Level
 from faceresnet.pyramid import plan
 from faceresnet.train import recipes
-from faceresnet.train.recipes import Schedule, from_json, override, recipe, to_json
+from faceresnet.train.recipes import Recipe, Schedule, recipe
+from faceresnet.train.settings import from_json, override
 from train.samples import small_recipe
 
 NAMES = list(recipes.RECIPES)
@@ -49,7 +50,7 @@ def test_the_recipe_of_the_paper_has_the_papers_numbers():
 def test_recipes_survive_json(name):
     original = recipe(name)
     assert original.name == name
-    again = from_json(json.loads(json.dumps(to_json(original))))
+    again = from_json(Recipe, json.loads(json.dumps(asdict(original))))
     assert again == original
     assert hash(again.network) == hash(original.network)
     assert isinstance(again.network.levels[0], Level)
@@ -109,13 +110,13 @@ def test_settings_change_one_field(setting, read, value):
     # Nothing else changed.
     difference = {
         (group, key)
-        for group, values in to_json(changed).items()
+        for group, values in asdict(changed).items()
         for key, new in (values.items() if isinstance(values, dict) else [("", values)])
-        if new != (to_json(base)[group][key] if key else to_json(base)[group])
+        if new != (asdict(base)[group][key] if key else asdict(base)[group])
     }
     group, _, key = setting.partition("=")[0].partition(".")
     assert difference <= {(group, key)}
-    assert from_json(json.loads(json.dumps(to_json(changed)))) == changed
+    assert from_json(Recipe, json.loads(json.dumps(asdict(changed)))) == changed
 
 
 def test_later_settings_win():
@@ -188,10 +189,10 @@ def test_settings_that_do_not_fit_are_one_clear_error(setting, says):
     ],
 )
 def test_broken_json_is_a_value_error(break_it):
-    values = json.loads(json.dumps(to_json(small_recipe())))
+    values = json.loads(json.dumps(asdict(small_recipe())))
     break_it(values)
     with pytest.raises(ValueError, match=r"\w"):
-        from_json(values)
+        from_json(Recipe, values)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from train.samples import small_network, small_recipe
 
 
 def test_a_recipe_is_read_back(tmp_path):
-    write_json(tmp_path / "recipe.json", recipes.to_json(small_recipe()))
+    write_json(tmp_path / "recipe.json", asdict(small_recipe()))
     assert read_recipe(tmp_path) == small_recipe()
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.json"]
 

@@ -260,6 +260,18 @@ def test_every_one_of_several_faces_in_one_place_is_taught(copies):
     assert len(targets.positive) >= copies
 
 
+def test_the_best_anchor_of_a_face_is_not_a_neighbours_second():
+    levels = (Level(16, (16.0,)),)
+    anchors = torch.tensor(make_anchors(levels, (48, 48)))
+    faces = taught((21, 20, 42, 28), (23, 24, 44, 38))
+    overlap = pairwise_iou(faces.boxes[:, None], anchors)
+    assert overlap.argmax(1).tolist() == [4, 5]
+    assert overlap[0, 5] > overlap[1, 5], "the first bids more, but has a better one"
+    targets = assign_adaptively(anchors, faces, 1, levels, (48, 48))
+    assert targets.positive.tolist() == [4, 5]
+    assert targets.face.tolist() == [0, 1]
+
+
 def test_a_face_beyond_the_image_takes_no_anchor_of_another_place():
     assert len(adaptive(taught((1000.0, 1000.0, 1010.0, 1010.0)), 1).positive) == 0
 
@@ -307,6 +319,12 @@ def test_a_face_inside_an_ignored_one_is_taught(assign):
     assert len(targets.positive) >= 1
     assert not targets.ignored.flatten()[targets.positive].any()
     assert targets.ignored[0].any()
+
+
+@pytest.mark.parametrize(("left", "near"), [(24.0, True), (26.0, False)])
+def test_an_anchor_half_of_which_lies_in_a_large_ignored_face_is_near_it(left, near):
+    anchor = torch.tensor([[left, 0, left + 10, 10]])  # 0.6 or 0.4 of it, IoU below 0.1
+    assert near_ignored(anchor, make_faces([((0, 0, 30, 30), 0, True)]), 1).tolist() == [[near]]
 
 
 def test_near_ignored_measures_share_and_overlap():

@@ -11,7 +11,7 @@ import torch
 
 from conftest import blob_image
 from faceresnet.errors import ModelError
-from faceresnet.train import loop, runs
+from faceresnet.train import batches, runs, training
 from faceresnet.train import teacher as module
 from faceresnet.train.loop import train
 from faceresnet.train.teacher import FAINTEST, Distillation, Teacher
@@ -184,13 +184,13 @@ def run(recipe, data, folder, **options):
 
 def test_the_network_is_taught_what_the_teacher_sees(squares, blob_model, tmp_path, monkeypatch):
     scores = []
-    original = loop.detection_loss
+    original = training.detection_loss
 
     def detection_loss(logits, deltas, anchors, targets, *rest):
         scores.append(targets.score)
         return original(logits, deltas, anchors, targets, *rest)
 
-    monkeypatch.setattr(loop, "detection_loss", detection_loss)
+    monkeypatch.setattr(training, "detection_loss", detection_loss)
     run(taught(blob_model), squares, tmp_path / "run", workers=0)
     assert any(((score > 0) & (score <= 0.5)).any() for score in scores)
     assert any(((score > 0.5) & (score < 1)).any() for score in scores)
@@ -205,13 +205,13 @@ def test_a_run_with_a_teacher_goes_on_and_makes_its_batches_itself(
     recipe = taught(blob_model, iterations=4)
     alone = run(recipe, squares, tmp_path / "alone", workers=0)
     processes = []
-    original = loop.DataLoader
+    original = batches.DataLoader
 
     def loader(*args, num_workers, **options):
         processes.append(num_workers)
         return original(*args, num_workers=num_workers, **options)
 
-    monkeypatch.setattr(loop, "DataLoader", loader)
+    monkeypatch.setattr(batches, "DataLoader", loader)
     run(replace(recipe, schedule=replace(recipe.schedule, iterations=2)), squares, tmp_path / "a")
     rest = run(recipe, squares, tmp_path / "a", resume=True, workers=2)
     assert set(processes) == {0}

@@ -131,7 +131,7 @@ def train(
     A run that was killed goes on with --resume and ends as if it had not been.
     """
     require("torch", "lightning")
-    from faceresnet.train import loop, recipes, runs
+    from faceresnet.train import loop, recipes, runs, settings
 
     chosen = runs.read_recipe(out) if resume else recipes.recipe(recipe or "faceresnet-n")
     if recipe not in (None, chosen.name):
@@ -142,7 +142,7 @@ def train(
     taught = [] if teacher is None else [f"distillation.teacher={teacher}"]
     if imitate is not None:
         taught.append(f"imitates={weights_file(imitate, '--imitate')}")
-    chosen = recipes.override(chosen, [*(set_ or ()), *taught])
+    chosen = settings.override(chosen, [*(set_ or ()), *taught])
     if data is None:
         raise ValueError("train needs photos: give --data")
     if reshape not in (None, *runs.RESHAPINGS):

@@ -1,18 +1,13 @@
 """Recipes: every number of a training run, one frozen dataclass each, and nothing else.
 
-`recipe(name)` finds one; `override` changes single fields from ``key=value`` text, as
+`recipe(name)` finds one; `settings.override` changes single fields from ``key=value`` text, as
 ``faceresnet train --set schedule.iterations=1000`` does.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import typing
-from ast import literal_eval
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from math import isfinite
-from typing import Any
+import math
+from dataclasses import dataclass, field, replace
 
 from faceresnet.anchors import Level
 from faceresnet.train.augment import Augmentation
@@ -77,6 +72,26 @@ class Schedule:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.average < 1:
             raise ValueError(f"average must lie in 0..1, below 1, got {self.average}")
+
+    def rate_factor(self, iteration: int) -> float:
+        """Share of the peak learning rate: linear warm-up, then constant or half a cosine to zero.
+
+        A run that starts late warms up again, to where the cosine is by then.
+        """
+        warm = min(1.0, (iteration - self.start + 1) / max(1, self.warmup))
+        if self.decay == "constant":
+            return warm
+        done = (iteration - self.warmup) / max(1, self.iterations - self.warmup)
+        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, done))))
+
+    def epoch_end(self, done: int) -> int:
+        """The iteration at which an epoch ends that starts after so many iterations.
+
+        Epochs end at multiples of `epoch` and with the run: one that follows the end of a shorter
+        run is cut short.
+        """
+        following = (done // self.epoch + 1) * self.epoch
+        return max(done, min(following, self.iterations))
 
 
 @dataclass(frozen=True)
@@ -582,100 +597,3 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}, expected one of: {', '.join(RECIPES)}")
     return RECIPES[name]()
-
-
-def override(base: Recipe, settings: Sequence[str]) -> Recipe:
-    """A recipe with fields changed by ``key=value`` texts such as ``schedule.rate=1e-4``.
-
-    Raises:
-        ValueError: the key names no field, or the value does not fit it.
-    """
-    for setting in settings:
-        key, found, text = setting.partition("=")
-        if not found:
-            raise ValueError(f"expected key=value, got {setting!r}")
-        base = _replace(base, key.split("."), text, key)
-    return base
-
-
-def _replace(node: Any, path: list[str], text: str, key: str) -> Any:
-    hints = typing.get_type_hints(type(node))
-    if path[0] not in hints:
-        raise ValueError(f"unknown setting {key!r}: {path[0]!r} is none of {', '.join(hints)}")
-    old = getattr(node, path[0])
-    if len(path) > 1:
-        if not dataclasses.is_dataclass(old):
-            raise ValueError(f"unknown setting {key!r}: {path[0]!r} has no fields")
-        new = _replace(old, path[1:], text, key)
-    elif dataclasses.is_dataclass(old):
-        first = dataclasses.fields(old)[0].name
-        raise ValueError(f"{key} is a group of settings: change one of them, as {key}.{first}=…")
-    else:
-        try:
-            new = _build(hints[path[0]], _parse(text, hints[path[0]]))
-        except _Misfit as error:
-            raise ValueError(f"{key} takes {error}, such as {old!r}; got {text!r}") from error
-    return dataclasses.replace(node, **{path[0]: new})
-
-
-def _parse(text: str, kind: Any) -> Any:
-    """What a text on the command line stands for, where a value of `kind` is expected."""
-    if kind is str:
-        return text
-    try:
-        value = literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
-    alone = typing.get_origin(kind) is tuple and not isinstance(value, tuple | list | str)
-    return (value,) if alone else value
-
-
-def to_json(value: Recipe) -> dict[str, Any]:
-    """The recipe as plain JSON values."""
-    return asdict(value)
-
-
-def from_json(values: dict[str, Any]) -> Recipe:
-    """The inverse of `to_json`.
-
-    Raises:
-        ValueError: these are not the values of a recipe.
-    """
-    result: Recipe = _build(Recipe, values)
-    return result
-
-
-class _Misfit(ValueError):
-    """A value is not of the type its field has; says which type that is."""
-
-
-def _build(kind: Any, value: Any) -> Any:
-    """A value of the annotated type `kind` from one of JSON's or Python's literals."""
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        if not isinstance(value, dict) or not hints.keys() >= value.keys():
-            raise _Misfit(f"the fields {', '.join(hints)}")
-        fields = {name: _build(hints[name], item) for name, item in value.items()}
-        try:
-            return kind(**fields)  # type: ignore[operator]
-        except TypeError as error:  # a field without a default is missing
-            raise _Misfit(f"all of the fields {', '.join(hints)}") from error
-    arguments = typing.get_args(kind)
-    if typing.get_origin(kind) is tuple:
-        kinds = arguments
-        if isinstance(value, tuple | list) and arguments[-1] is ...:
-            kinds = (arguments[0],) * len(value)
-        if not isinstance(value, tuple | list) or len(value) != len(kinds):
-            raise _Misfit(f"a {kind}")
-        return tuple(_build(k, item) for k, item in zip(kinds, value, strict=True))
-    if type(None) in arguments:
-        if value is None:
-            return None
-        kind = next(k for k in arguments if k is not type(None))
-    if kind is float and type(value) is int:
-        value = float(value)
-    if kind is int and type(value) is float and value.is_integer():
-        value = int(value)
-    if type(value) is not kind or (kind is float and not isfinite(value)):
-        raise _Misfit({int: "an int", float: "a finite float"}.get(kind, f"a {kind.__name__}"))
-    return value

@@ -14,7 +14,7 @@ from torch import Tensor
 from faceresnet.atomic import replacing
 from faceresnet.errors import TrainingError
 from faceresnet.spec import ModelSpec
-from faceresnet.train import recipes
+from faceresnet.train import settings
 from faceresnet.train.backbone import first_line, load_imagenet, load_state
 from faceresnet.train.fold import unfold_pixels
 from faceresnet.train.grow import grow
@@ -40,7 +40,7 @@ def read_recipe(folder: Path) -> Recipe:
         TrainingError: the folder is no run.
     """
     try:
-        return recipes.from_json(json.loads((folder / RECIPE_FILE).read_text()))
+        return settings.from_json(Recipe, json.loads((folder / RECIPE_FILE).read_text()))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise TrainingError(
             f"{folder} is not a run folder: {RECIPE_FILE} cannot be read ({error})"
