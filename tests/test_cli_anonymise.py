@@ -126,7 +126,7 @@ def test_no_result_is_taken_for_that_of_a_source_that_came_later(photos):
         Path("films").mkdir(exist_ok=True)
         for name in names:
             (Path("films") / name).touch()
-        jobs, _ = _plan(["films"], Path("out"), recursive=True)
+        jobs, _ = _plan(["films"], Path("out"), recursive=True, resume=False)
         return {job.path.name: job.target.name for job in jobs}
 
     assert results("a.avi") == {"a.avi": "a.avi.mp4"}
@@ -140,6 +140,25 @@ def test_no_result_is_taken_for_that_of_a_source_that_came_later(photos):
         "b.mp4": "b.mp4",
     }
     assert results("b.avi.mp4")["b.avi.mp4"] == "b.avi.mp4"
+
+
+def test_resuming_is_refused_where_two_results_want_one_name(photos, run):
+    run("c", "--out", "out")
+    status, out, err = run("a", "c", "--out", "out", "--resume")
+    assert (status, out) == (2, "")
+    assert "the results of a/x.jpg and c/x.jpg apart, both would be x.jpg: run them" in err
+    assert err.count("\n") == 1
+    assert set(files("out")) == {"x.jpg"}
+    assert run("a", "--out", "out", "--resume")[0] == 0
+
+
+def test_resuming_is_refused_where_a_source_is_called_like_the_result_of_another(photos):
+    pytest.importorskip("av")
+    Path("films").mkdir()
+    for name in ("a.avi", "A.avi.mp4"):
+        (Path("films") / name).touch()
+    with pytest.raises(ValueError, match=r"films/A.avi.mp4 and films/a.avi apart, both"):
+        _plan(["films"], Path("out"), recursive=True, resume=True)
 
 
 def test_unreadable_files_are_listed_and_the_rest_is_done(photos, run):

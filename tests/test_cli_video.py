@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from clips import blob_clip, damage, streams, truncate
+from clips import av, blob_clip, damage, streams, truncate
+from conftest import blob_image
 from faceresnet.cli import main
 from faceresnet.errors import VideoError
 from faceresnet.video.reading import open_video
@@ -104,6 +105,20 @@ def test_nothing_asked_for_says_what_can_be_had(clip, run):
     assert status == 0
     assert "48 faces in 24 frames" in out
     assert "--save" in err
+
+
+def test_pictures_that_nobody_looked_at_are_named(tmp_path, monkeypatch, run):
+    monkeypatch.chdir(tmp_path)
+    with av.open("two.mkv", "w") as container:
+        for stream in [
+            container.add_stream("mpeg4", rate=10, width=w, height=96) for w in (64, 128)
+        ]:
+            image = blob_image((96, stream.width), (30, 40, 20))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode())
+    status, _, err = run("two.mkv")
+    assert status == 0
+    assert "pictures but those of stream 1 (mpeg4, 128×96) are left out: stream 0 (mpeg4, 64" in err
 
 
 def test_broken_videos_are_finished_and_say_what_was_lost(clip, run):

@@ -46,16 +46,25 @@ def test_a_cover_holds_a_few_numbers_only(method):
         cover(face, [(40, 40, 200, 200)], Covering(method, shape="rectangle"))
     inside = [face[10:230, 10:230].astype(int) for face in faces]
     assert np.abs(inside[0] - inside[1]).max() <= 2
-    assert len(np.unique(noisy_cells(method))) <= 36
 
 
-def noisy_cells(method):
-    """Grey values of a covered face of 160 px, taken in the middle of each cell."""
-    image = noise((300, 300))
-    cover(image, [(50, 50, 210, 210)], Covering(method, shape="rectangle"))
-    cell = 160 * 1.4 / 6
-    places = (18 + (np.arange(6) + 0.5) * cell).astype(int)
-    return image[np.ix_(places, places)]
+@pytest.mark.parametrize(
+    ("size", "cells"), [((160, 160), 36), ((40, 160), 12), ((160, 40), 12), ((6, 6), 4)]
+)
+def test_the_longer_side_has_six_cells_and_none_is_tiny(size, cells):
+    image = noise((300, 300), np.float32)
+    box = (50, 50, 50 + size[0], 50 + size[1])
+    cover(image, [box], Covering("pixelate", shape="rectangle"))
+    covered = image[50 : 50 + size[1], 50 : 50 + size[0]]
+    assert len(np.unique(covered)) == cells
+
+
+def test_an_ellipse_reaches_nearly_to_the_corners_of_the_face():
+    image = np.full((300, 300), 9, np.uint8)
+    cover(image, [(100, 100, 200, 200)], Covering("box"))
+    assert image[[105, 105, 195, 195], [105, 195, 105, 195]].max() == 0
+    assert image[[95, 95, 205, 205], [95, 205, 95, 205]].min() == 9
+    assert image[[82, 218, 150, 150], [150, 150, 82, 218]].max() == 0
 
 
 def test_pixelating_shows_squares_and_blurring_none():

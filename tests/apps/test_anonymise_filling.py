@@ -70,6 +70,37 @@ def test_the_first_detection_of_a_track_has_no_id_yet():
     assert not any(covered(boxes[n], 50) for n in range(12, 60)), "it is held with its track"
 
 
+def test_a_track_whose_first_detection_has_no_id_is_held_after_its_last():
+    looks = [look(0, (50, -1)), *(look(n, (50, 1)) if n < 6 else look(n) for n in range(1, 20))]
+    boxes = fill(looks, Filling(hold_s=0.2))
+    assert [n for n in range(20) if covered(boxes[n], 50)] == list(range(11))
+
+
+def test_a_second_box_of_a_tracked_face_leads_its_bridge_nowhere():
+    looks = [look(0, (50, 1), (70, -1)), look(1), look(2), look(3, (50, 1))]
+    assert count(looks) == 1
+    boxes = fill(looks, Filling(growth=0, hold_s=0))
+    assert [one[:, 0].tolist() for one in boxes] == [[50, 70], [50], [50], [50]]
+
+
+@pytest.mark.parametrize(("x", "first", "faces"), [(66, 3, 1), (66, 4, 2), (80, 3, 2)])
+def test_a_face_without_an_id_is_the_one_tracked_near_by_and_soon(x, first, faces):
+    looks = [look(0, (50, -1)), *(look(n, (x, 1)) if n >= first else look(n) for n in range(1, 9))]
+    assert count(looks) == faces
+
+
+@pytest.mark.parametrize(("score", "frames"), [(0.25, 5), (0.35, 25)])
+def test_a_face_seen_once_is_sure_from_three_tenths_on(score, frames):
+    boxes = fill([look(n, (50, -1, score)) if n == 20 else look(n) for n in range(40)], Filling())
+    assert sum(covered(one, 50) for one in boxes) == frames
+
+
+def test_what_is_doubtful_is_held_no_longer_than_what_is_sure():
+    looks = [look(n, (50, -1, 0.2)) if n == 20 else look(n) for n in range(40)]
+    boxes = fill(looks, Filling(hold_s=0.04, doubtful_hold_s=0.2))
+    assert [n for n in range(40) if covered(boxes[n], 50)] == [19, 20, 21]
+
+
 def test_times_count_and_not_frames():
     looks = [look(0, (50, 1)), look(100), look(101), look(102, (50, 1))]
     boxes = fill(looks, Filling(hold_s=0.1, bridge_s=1.0))
@@ -108,5 +139,6 @@ def test_no_frame_between_two_detections_is_uncovered(seen, speed, reappears):
 
 
 def test_wrong_times_are_refused():
-    with pytest.raises(ValueError, match="must not be negative"):
-        Filling(hold_s=-1)
+    for wrong in (-1, float("nan")):
+        with pytest.raises(ValueError, match="must not be negative"):
+            Filling(hold_s=wrong)

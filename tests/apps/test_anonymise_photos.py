@@ -3,7 +3,7 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageSequence, PngImagePlugin
+from PIL import Image, ImageCms, ImageSequence, PngImagePlugin, TiffImagePlugin
 
 from conftest import blob_image
 from exif import BROKEN_TAGS, exif_with
@@ -148,6 +148,39 @@ def test_what_follows_a_photo_in_its_file_is_gone(run, tmp_path, locate):
         assert (image.format, redness(image)) == ("JPEG", 0)
 
 
+@pytest.mark.parametrize(("lossless", "most"), [(True, 0), (False, 8)])
+def test_webp_stays_lossless_or_nearly(run, tmp_path, lossless, most):
+    grey = np.random.default_rng(0).integers(0, 256, (96, 128), np.uint8)
+    picture = Image.fromarray(grey[:, :, None].repeat(3, axis=2))
+    _, image = run(picture, "photo.webp", lossless=lossless, quality=95)
+    with Image.open(tmp_path / "photo.webp") as before:
+        difference = np.asarray(image).astype(int) - np.asarray(before.convert("RGB"))
+    assert np.abs(difference).mean() <= most
+
+
+@pytest.mark.parametrize(
+    ("compression", "kept"),
+    [("tiff_lzw", "tiff_lzw"), ("packbits", "packbits"), ("zstd", "tiff_adobe_deflate")],
+)
+def test_tiff_keeps_its_compression_where_everybody_reads_it(run, compression, kept):
+    _, image = run(Image.new("RGB", (32, 32)), "photo.tif", compression=compression)
+    assert image.info["compression"] == kept
+
+
+@pytest.mark.parametrize("progressive", [True, False])
+def test_jpeg_stays_progressive_or_not(run, progressive):
+    picture = Image.fromarray(blob_image((96, 128), SQUARE))
+    _, image = run(picture, "photo.jpg", progressive=progressive)
+    assert bool(image.info.get("progressive")) is progressive
+
+
+def test_a_profile_of_other_pixels_goes(run):
+    """Of colours, in a grey picture: programs would refuse it."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    _, image = run(Image.new("L", (32, 32), 90), "photo.png", icc_profile=profile)
+    assert "icc_profile" not in image.info
+
+
 def test_jpeg_keeps_its_quality(run, tmp_path):
     y, x = np.mgrid[:256, :256]
     waves = [127 + 90 * np.sin(x / 9 + shift) * np.cos(y / 7) for shift in (0, 1, 2)]
@@ -241,6 +274,18 @@ def test_a_face_that_transparency_hides_is_covered(run):
         assert redness(Image.fromarray(np.asarray(image.convert("RGBA"))[:, :, :3])) == 0
 
 
+def test_colours_that_nobody_sees_are_gone(tmp_path):
+    pixels = np.random.default_rng(0).integers(1, 256, (96, 128, 4), np.uint8)
+    pixels[80:, :, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    nothing = np.zeros((0, 4), np.float32)
+    anonymise_photo(tmp_path / "photo.png", tmp_path / "o.png", lambda image: nothing, BOX)
+    with Image.open(tmp_path / "o.png") as after:
+        values = np.asarray(after)
+    assert values[80:].max() == 0
+    np.testing.assert_array_equal(values[:80], pixels[:80])
+
+
 @pytest.mark.parametrize("method", ["blur", "pixelate", "box"])
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 def test_a_picture_in_the_transparency_is_covered(tmp_path, mode, method):
@@ -297,6 +342,48 @@ def test_every_frame_of_an_animation_is_covered(run, tmp_path, suffix):
     assert result.frames == 6
 
 
+def test_a_face_that_moves_a_little_from_frame_to_frame_is_covered_once_in_each(tmp_path):
+    frames = [Image.new("RGB", (128, 96), (grey,) * 3) for grey in (90, 120)]
+    frames[0].save(tmp_path / "film.webp", save_all=True, append_images=frames[1:], duration=100)
+    lefts = iter([40, 50])
+
+    def locate(image):
+        left = next(lefts)
+        return np.array([[left, 30, left + 40, 70]], np.float32)
+
+    assert anonymise_photo(tmp_path / "film.webp", tmp_path / "o.webp", locate, BOX).faces == 2
+
+
+def test_a_picture_for_programs_that_show_no_animation_has_no_duration(tmp_path):
+    frames = [Image.new("RGB", (128, 96), (grey,) * 3) for grey in (60, 90, 120)]
+    frames[0].save(
+        tmp_path / "film.png",
+        save_all=True,
+        append_images=frames[1:],
+        default_image=True,
+        duration=[300, 70],
+    )
+    nothing = np.zeros((0, 4), np.float32)
+    anonymise_photo(tmp_path / "film.png", tmp_path / "o.png", lambda image: nothing, BOX)
+    durations = [
+        [duration for _, duration in frames_of(tmp_path / name)] for name in ("film.png", "o.png")
+    ]
+    assert durations[1] == durations[0]
+
+
+def test_what_moves_over_nothing_leaves_no_trail(tmp_path):
+    frames = [Image.new("RGBA", (128, 96)) for _ in range(3)]
+    for number, frame in enumerate(frames):
+        frame.paste((0, 200, 0, 255), (30 * number, 10, 30 * number + 20, 30))
+    frames[0].save(
+        tmp_path / "film.gif", save_all=True, append_images=frames[1:], duration=100, disposal=2
+    )
+    nothing = np.zeros((0, 4), np.float32)
+    anonymise_photo(tmp_path / "film.gif", tmp_path / "o.gif", lambda image: nothing, BOX)
+    seen = [np.asarray(frame)[:, :, 3] > 0 for frame, _ in frames_of(tmp_path / "o.gif")]
+    assert [int(one.sum()) for one in seen] == [400] * 3
+
+
 def test_a_frame_in_which_the_face_is_missed_is_covered_by_its_neighbours(tmp_path):
     frames = [Image.fromarray(blob_image((96, 128), SQUARE)) for n in range(6)]
     for number, frame in enumerate(frames):
@@ -328,6 +415,61 @@ def test_every_page_of_a_document_is_covered(run, tmp_path):
     assert (result.frames, result.faces) == (3, 2)
     assert [page.size for page, _ in after] == [(128, 96), (100, 150), (128, 96)]
     assert [redness(page) for page, _ in after] == [0] * 3
+
+
+def write_pages(path, *pages):
+    """A TIFF of pages, each with tags of its own."""
+    with TiffImagePlugin.AppendingTiffWriter(path, new=True) as file:
+        for page, tags in pages:
+            page.save(file, format="TIFF", tiffinfo=tags)
+            file.newFrame()
+
+
+@pytest.mark.parametrize("tags", [{254: 1}, {254: 5}, {255: 2}])
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_a_page_that_is_a_thumbnail_is_left_out(tmp_path, locate, tags, first):
+    picture = Image.fromarray(blob_image((96, 128), SQUARE))
+    pages = [(picture, {254: 0}), (picture.resize((32, 24)), tags)]
+    write_pages(tmp_path / "photo.tif", *(pages[::-1] if first else pages))
+    result = anonymise_photo(tmp_path / "photo.tif", tmp_path / "o.tif", locate, BOX)
+    assert (result.frames, result.notes) == (1, ("its smaller copies (1) are left out",))
+    (page,) = frames_of(tmp_path / "o.tif")
+    assert (page[0].size, redness(page[0])) == ((128, 96), 0)
+
+
+def test_a_file_of_thumbnails_alone_is_kept(tmp_path, locate):
+    write_pages(tmp_path / "a.tif", (Image.fromarray(blob_image((96, 128), SQUARE)), {254: 1}))
+    result = anonymise_photo(tmp_path / "a.tif", tmp_path / "o.tif", locate, BOX)
+    assert (result.faces, result.frames, result.notes) == (1, 1, ())
+
+
+@pytest.mark.parametrize("sizes", [[(128, 96), (33, 25)], [(33, 25), (128, 96)]])
+def test_a_face_found_in_one_page_is_covered_in_its_copy_of_another_size(tmp_path, sizes):
+    picture = Image.fromarray(blob_image((96, 128), SQUARE))
+    pages = [picture.resize(size) for size in (*sizes, (128, 128), (130, 97))]
+    source = tmp_path / "photo.tif"
+    pages[0].save(source, save_all=True, append_images=pages[1:])
+    seen = iter([True, False, False, False])
+
+    def locate(image):
+        scale = image.shape[1] / 128
+        boxes = [[40 * scale, 30 * scale, 80 * scale, 70 * scale]] if next(seen) else []
+        return np.array(boxes, np.float32).reshape(-1, 4)
+
+    result = anonymise_photo(source, tmp_path / "o.tif", locate, BOX)
+    shows = [redness(page) > 0 for page, _ in frames_of(tmp_path / "o.tif")]
+    # The third has other proportions; the fourth is a copy of the small page alone.
+    assert shows == [False, False, True, sizes[0] == (128, 96)]
+    assert result.faces == sum(not show for show in shows)
+
+
+def test_every_page_counts_before_any_is_decoded(tmp_path, locate, monkeypatch):
+    pages = [Image.new("L", (16, 16)), Image.new("L", (300, 300))]
+    source = tmp_path / "bomb.tif"
+    pages[0].save(source, save_all=True, append_images=pages[1:])
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "load", lambda _: pytest.fail("decoded"))
+    with pytest.raises(ImageError, match="has 90,256 pixels in all its frames, more than"):
+        anonymise_photo(source, tmp_path / "o.tif", locate, BOX, max_pixels=90_000)
 
 
 def test_what_cannot_be_done_is_said_and_leaves_nothing_behind(tmp_path, locate):

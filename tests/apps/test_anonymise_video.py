@@ -56,7 +56,7 @@ def make_clip(path, frames=60, *, times=None, rotation=None, sound=True, metadat
     return path
 
 
-def detector(misses=lambda number: False):
+def detector(misses=lambda number: False, score=0.9):
     """Finds red pixels, but not in the frames it is told to miss: it counts what it is shown."""
     shown = iter(range(10**6))
 
@@ -66,8 +66,8 @@ def detector(misses=lambda number: False):
             return Detections.empty(image.shape[:2])
         y, x = np.nonzero(red)
         box = [x.min(), y.min(), x.max() + 1, y.max() + 1]
-        box, score = np.array([box], np.float32), np.array([0.9], np.float32)
-        return Detections(box, score, image.shape[:2])
+        scores = np.array([score], np.float32)
+        return Detections(np.array([box], np.float32), scores, image.shape[:2])
 
     return detect
 
@@ -107,6 +107,32 @@ def test_no_frame_is_uncovered_though_the_detector_misses_many(tmp_path, misses)
     result = anonymise_video(source, target, detector(misses), BOX, filling=filling, threads=1)
     assert result.frames == 60
     assert uncovered(target) == ([], 60)
+
+
+def test_faint_faces_are_followed_as_well(tmp_path):
+    source = make_clip(tmp_path / "in.mp4", sound=False)
+    faint = detector(lambda number: 10 <= number < 50, score=0.1)
+    anonymise_video(source, tmp_path / "out.mp4", faint, BOX, threads=1)
+    assert uncovered(tmp_path / "out.mp4") == ([], 60)
+
+
+def test_what_is_not_covered_looks_as_it_did(tmp_path):
+    y, x = np.mgrid[:96, :160]
+    waves = (127 + 60 * np.sin(x / 2) * np.cos(y / 3)).astype(np.uint8)[:, :, None].repeat(3, 2)
+    source, target = tmp_path / "in.mkv", tmp_path / "out.mkv"
+    with av.open(str(source), "w") as film:
+        pictures = film.add_stream("libx264", rate=RATE)
+        pictures.height, pictures.width, pictures.pix_fmt = *SIZE, "yuv420p"
+        pictures.options = {"preset": "ultrafast", "crf": "1"}
+        for number in range(5):
+            moved = np.roll(waves, 3 * number, axis=1)
+            film.mux(pictures.encode(av.VideoFrame.from_ndarray(moved, format="rgb24")))
+        film.mux(pictures.encode())
+    anonymise_video(source, target, detector(), BOX, threads=1)
+    with av.open(str(source)) as before, av.open(str(target)) as after:
+        for old, new in zip(before.decode(video=0), after.decode(video=0), strict=True):
+            images = (frame.to_ndarray(format="rgb24").astype(int) for frame in (old, new))
+            assert np.abs(np.subtract(*images)).mean() < 3
 
 
 def test_without_filling_the_same_frames_show_the_face(tmp_path):
@@ -184,6 +210,25 @@ def test_a_cover_picture_is_left_out(tmp_path):
     anonymise_video(source, tmp_path / "out.mp4", detector(), BOX, threads=1)
     assert described(tmp_path / "out.mp4")[1] == ["video"]
     assert uncovered(tmp_path / "out.mp4") == ([], 10)
+
+
+def test_pictures_beside_the_main_ones_are_named_as_left_out(tmp_path):
+    film = make_clip(tmp_path / "film.mp4", 10, sound=False)
+    source, target = tmp_path / "in.mkv", tmp_path / "out.mkv"
+    with av.open(str(film)) as old, av.open(str(source), "w") as new:
+        preview = new.add_stream("mjpeg", rate=RATE, width=64, height=48)
+        preview.pix_fmt = "yuvj420p"
+        copy = new.add_stream_from_template(old.streams.video[0])
+        frame = av.VideoFrame.from_ndarray(blob_image((48, 64), (30, 24, 20)), format="rgb24")
+        new.mux(preview.encode(frame))
+        for packet in old.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = copy
+                new.mux(packet)
+    result = anonymise_video(source, target, detector(), BOX, threads=1)
+    assert uncovered(target) == ([], 10)
+    taken, left = "stream 1 (h264, 160×96)", "stream 0 (mjpeg, 64×48)"
+    assert result.notes == (f"pictures but those of {taken} are left out: {left}",)
 
 
 def test_a_turned_film_is_upright_and_covered(tmp_path):

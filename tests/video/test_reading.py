@@ -153,6 +153,47 @@ def test_sound_is_kept_only_when_asked_for(tmp_path):
     assert not read(path)[1].sound
 
 
+def two_films(path, *, default=None):
+    """Pictures of 64×48 px and of 128×96 px, and which of them is marked as the one to take."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        for number, size in enumerate([(48, 64), (96, 128)]):
+            stream = container.add_stream("mpeg4", rate=RATE, width=size[1], height=size[0])
+            if number == default:
+                stream.disposition = type(stream.disposition).default
+        for stream, size in zip(container.streams.video, [(48, 64), (96, 128)], strict=True):
+            frame = av.VideoFrame.from_ndarray(grey_ramp(size, 90), format="rgb24")
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("default", "size", "taken", "left"),
+    [
+        (None, (96, 128), "1 (mpeg4, 128×96)", "0 (mpeg4, 64×48)"),
+        (0, (48, 64), "0 (mpeg4, 64×48)", "1 (mpeg4, 128×96)"),
+        (1, (96, 128), "1 (mpeg4, 128×96)", "0 (mpeg4, 64×48)"),
+    ],
+)
+def test_the_main_pictures_are_taken_and_the_others_are_named(tmp_path, default, size, taken, left):
+    with open_video(two_films(tmp_path / "a.mkv", default=default)) as video:
+        assert video.size == size
+        assert video.left_out == [
+            f"pictures but those of stream {taken} are left out: stream {left}"
+        ]
+
+
+def test_sound_that_nobody_can_decode_is_named_where_sound_is_wanted(tmp_path):
+    path = make_clip(tmp_path / "a.mkv", frames=2, sound="aac")
+    path.write_bytes(path.read_bytes().replace(b"A_AAC", b"A_XYZ"))
+    with open_video(path, sound=True) as video:
+        assert video.left_out == ["sound that cannot be decoded is left out: stream 1"]
+    with open_video(path) as video:
+        assert video.left_out == []
+
+
 def test_colours_of_high_definition(tmp_path):
     """720 lines without a word about colours mean BT.709; the encoder here wrote BT.601."""
     picture = np.full((720, 64, 3), (200, 30, 30), np.uint8)

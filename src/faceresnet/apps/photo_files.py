@@ -47,9 +47,22 @@ def open_photo(
 
 
 def _check_pixels(image: PILImage.Image, max_pixels: int) -> None:
-    pixels = image.width * image.height * getattr(image, "n_frames", 1)
+    pixels = sum(width * height for width, height in _sizes(image))
     if pixels > max_pixels:
         raise ImageError(
             f"it has {pixels:,} pixels in all its frames, more than the limit of {max_pixels:,}: "
             "raise max_pixels (--max-pixels) if you trust the file"
         )
+
+
+def _sizes(image: PILImage.Image) -> list[tuple[int, int]]:
+    """Width and height of each frame, from the headers alone."""
+    frames = getattr(image, "n_frames", 1)
+    if image.format != "TIFF":
+        return [image.size] * frames
+    sizes = []
+    for number in range(frames):  # each page has a size of its own
+        image.seek(number)
+        sizes.append(image.size)
+    image.seek(0)
+    return sizes

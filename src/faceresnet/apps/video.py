@@ -86,7 +86,7 @@ class Report:
         closed: by closing the window that showed it.
         left: by whoever read the lines and reads no more.
         broke_off: why a camera or an address came to an end too early.
-        warnings: what of the source the film does not keep.
+        warnings: what of the source was not looked at, and what the film does not keep.
     """
 
     frames: int = 0
@@ -324,7 +324,7 @@ def annotate(
     report.tracks = len(ids - {UNCONFIRMED})
     report.lost = video.broken
     report.stopped = stop.is_set()
-    report.warnings = tuple(film.warnings) if film is not None else ()
+    report.warnings = (*video.left_out, *(film.warnings if film is not None else ()))
     report.stages = {
         "decode": (frames.count, frames.busy_s),
         "detect": (finder.looks, finder.busy_s),

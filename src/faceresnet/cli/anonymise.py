@@ -53,13 +53,14 @@ def anonymise(
     ] = 0.2,
     shape: Annotated[str, typer.Option(help="ellipse or rectangle.")] = "ellipse",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Leave out what has a result already.")
+        bool, typer.Option("--resume", help="Leave out what has a result of its name already.")
     ] = False,
     recursive: Recursive = True,
     max_pixels: Annotated[
         int | None,
         typer.Option(
             help="Refuse photos of more pixels, all frames together; 0 allows any.",
+            min=0,
             show_default="200,000,000",
         ),
     ] = None,
@@ -99,10 +100,10 @@ def anonymise(
 
     covering = Covering(method, margin, shape)
     Filling(hold_s=hold)  # refuses what it cannot be, before anything is done
-    jobs, ignored = _plan(source, out, recursive=recursive)
+    jobs, ignored = _plan(source, out, recursive=recursive, resume=resume)
     _refuse_overwriting(jobs)
     todo = [job for job in jobs if not (resume and job.target.exists())]
-    if any(job.is_video for job in todo):
+    if any(job.is_video and job.path.exists() for job in todo):
         _require_video()
     detector = FaceDetector(
         model, threshold=threshold, engine=engine, device=device, threads=threads
@@ -149,7 +150,9 @@ class _Job:
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _plan(arguments: Sequence[str], out: Path, *, recursive: bool) -> tuple[list[_Job], list[Path]]:
+def _plan(
+    arguments: Sequence[str], out: Path, *, recursive: bool, resume: bool
+) -> tuple[list[_Job], list[Path]]:
     """What to do, and the files in folders that are neither photo nor video.
 
     Raises:
@@ -171,9 +174,10 @@ def _plan(arguments: Sequence[str], out: Path, *, recursive: bool) -> tuple[list
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out needs a folder for this, {out} is a file")
     names = _result_names([place for _, place in found])
-    return [
-        _Job(str(path), path, out / name) for (path, _), name in zip(found, names, strict=True)
-    ], ignored
+    jobs = [_Job(str(path), path, out / name) for (path, _), name in zip(found, names, strict=True)]
+    if resume:
+        _refuse_clashes(jobs, names, [_result_name(place) for _, place in found])
+    return jobs, ignored
 
 
 def _find(
@@ -211,28 +215,33 @@ def _find(
 
 def _below(folder: Path, out: Path, recursive: bool) -> Iterator[Path]:
     """Files in a folder that are not hidden, and no results of an earlier run."""
-    from faceresnet.cli.sources import is_hidden
+    from faceresnet.cli.sources import files_in, is_hidden
 
     results = os.path.realpath(out)
     inside = results != os.path.realpath(folder)
-    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
+    for path in files_in(folder, recursive=recursive):
         hidden = is_hidden(path.relative_to(folder))
         earlier = inside and Path(os.path.realpath(path)).is_relative_to(results)
-        if path.is_file() and not hidden and not earlier:
+        if not hidden and not earlier:
             yield path
 
 
 def _result_names(places: Sequence[PurePath]) -> list[PurePath]:
-    """Names of results: the sources', which nothing else is called; no two are the same.
-
-    Videos in containers that are not written get ".mp4" behind theirs: a name that does not depend
-    on what else there is, so that --resume takes no result for that of another source.
-    """
-    names = [place if _keeps_name(place) else PurePath(f"{place}.mp4") for place in places]
+    """Names of results: `_result_name`, but for -2, -3, … where two would be the same."""
+    names = [_result_name(place) for place in places]
     taken: set[str] = set()
     for number in sorted(range(len(places)), key=lambda n: names[n] != places[n]):
         names[number] = _unique(names[number], taken)
     return names
+
+
+def _result_name(place: PurePath) -> PurePath:
+    """The name of a result where no other has it: the source's, which nothing else is called.
+
+    Videos in containers that are not written get ".mp4" behind theirs: a name that does not depend
+    on what else there is, so that --resume takes no result for that of another source.
+    """
+    return place if _keeps_name(place) else PurePath(f"{place}.mp4")
 
 
 def _keeps_name(place: PurePath) -> bool:
@@ -252,6 +261,27 @@ def _unique(place: PurePath, taken: set[str]) -> PurePath:
         candidate = place.with_stem(f"{place.stem}-{number}")
     taken.add(str(candidate).lower())
     return candidate
+
+
+def _refuse_clashes(
+    jobs: Sequence[_Job], names: Sequence[PurePath], wanted: Sequence[PurePath]
+) -> None:
+    """Make sure that no result could be taken for that of another source.
+
+    Raises:
+        ValueError: two sources want one name, so that theirs depend on what else there is.
+    """
+    for job, name, own in zip(jobs, names, wanted, strict=True):
+        if name != own:
+            other = next(
+                other
+                for other, theirs in zip(jobs, names, strict=True)
+                if str(theirs).lower() == str(own).lower()
+            )
+            raise ValueError(
+                f"--resume cannot tell the results of {other.name} and {job.name} apart, both "
+                f"would be {own}: run them one after the other, into folders of their own"
+            )
 
 
 def _refuse_overwriting(jobs: Sequence[_Job]) -> None:

@@ -59,8 +59,9 @@ class LiveOptions:
     transport: str = "tcp"
 
     def __post_init__(self) -> None:
-        times_s = self.connect_timeout_s, self.read_timeout_s
-        if min(*times_s, self.first_pause_s, self.longest_pause_s) <= 0:
+        timeouts_s = self.connect_timeout_s, self.read_timeout_s
+        pauses_s = self.first_pause_s, self.longest_pause_s
+        if not all(time_s > 0 for time_s in (*timeouts_s, *pauses_s)):
             raise ValueError(f"time-outs and pauses must be positive, got {self}")
         if self.transport not in ("tcp", "udp"):
             raise ValueError(f"transport must be tcp or udp, got '{self.transport}'")

@@ -88,7 +88,7 @@ def open_video(
         MissingExtraError: PyAV is not installed.
         ValueError: a time-out is not positive.
     """
-    if min(connect_timeout_s, read_timeout_s) <= 0:
+    if not (connect_timeout_s > 0 and read_timeout_s > 0):
         raise ValueError(
             f"time-outs must be positive, got {connect_timeout_s} and {read_timeout_s} s"
         )
@@ -131,20 +131,16 @@ class VideoReader:
     ) -> None:
         self.name, self.path = place.name, place.path
         self._reading = threading.Lock()
+        self._hears = sound
         self.broken = 0
         self.ended = False
         self.sound: deque[av.Packet[Any]] = deque()
         self._container = _open_container(place, options, timeout)
         try:
-            videos = [
-                stream
-                for stream in self._container.streams.video
-                if stream.codec_context is not None
-                and not stream.disposition & type(stream.disposition).attached_pic
-            ]
+            videos = [stream for stream in _pictures(self._container) if stream.codec_context]
             if not videos:
                 raise VideoError(f"there is no video in {self.name} that can be decoded")
-            self._stream = videos[0]
+            self._stream = max(videos, key=_preference)
             self.sound_streams = (
                 [s for s in self._container.streams.audio if s.codec_context] if sound else []
             )
@@ -192,6 +188,21 @@ class VideoReader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def left_out(self) -> list[str]:
+        """What of the source is not read, a line each, as far as is known by now; until `close`."""
+        taken = self._stream.index
+        lines = []
+        pictures = [s for s in _pictures(self._container) if s.index != taken]
+        if pictures:
+            named = ", ".join(map(_described, pictures))
+            lines.append(f"pictures but those of {_described(self._stream)} are left out: {named}")
+        mute = [s for s in self._container.streams.audio if self._hears and not s.codec_context]
+        if mute:
+            named = ", ".join(f"stream {stream.index}" for stream in mute)
+            lines.append(f"sound that cannot be decoded is left out: {named}")
+        return lines
 
     @property
     def start_s(self) -> float | None:
@@ -452,6 +463,30 @@ def _open_container(
         late = timeout is not None and time.monotonic() - start >= timeout[0]
         reason = NO_ANSWER if late else _reason(error)
         raise VideoError(f"cannot open {place.name}: {reason}") from error
+
+
+def _pictures(container: InputContainer) -> list[av.VideoStream]:
+    """Streams of pictures that follow each other, other than the cover of an album."""
+    return [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & type(stream.disposition).attached_pic
+    ]
+
+
+def _preference(stream: av.VideoStream) -> tuple[bool, int]:
+    """Which stream to take, the largest: what the source takes itself, then the most pixels."""
+    pixels = stream.codec_context.width * stream.codec_context.height
+    return bool(stream.disposition & type(stream.disposition).default), pixels
+
+
+def _described(stream: av.VideoStream) -> str:
+    """What to call a stream in a message."""
+    coder = stream.codec_context
+    if not coder:
+        return f"stream {stream.index} (of an unknown format)"
+    size = f", {coder.width}×{coder.height}" if coder.width else ""
+    return f"stream {stream.index} ({coder.name}{size})"
 
 
 def _reason(error: BaseException) -> str:

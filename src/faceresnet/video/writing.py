@@ -10,6 +10,7 @@ the ordinary way, and what was written so far becomes the film.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,7 +24,8 @@ from faceresnet import images
 from faceresnet.atomic import replacing
 from faceresnet.errors import MissingExtraError, VideoError, reason
 from faceresnet.processors import cores
-from faceresnet.video.reading import CLOCK_JUMP_S, HD_HEIGHT, Frame, VideoReader
+from faceresnet.video.reading import HD_HEIGHT, Frame, VideoReader
+from faceresnet.video.sound import add_tone, dts_of
 
 if TYPE_CHECKING:
     import av
@@ -32,21 +34,6 @@ if TYPE_CHECKING:
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".ts")
 #: Encoders by preference; the container's own default comes after them.
 ENCODERS = ("libx264", "libopenh264")
-#: Sound that players expect in .mp4; anything else is encoded anew there.
-MP4_SOUND = frozenset({"aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus"})
-#: Samples/s that every encoder of sound takes.
-USUAL_RATE = 48_000
-#: Layout of so many channels, where the source names none or one that the encoder does not take.
-USUAL_LAYOUTS = {
-    1: "mono",
-    2: "stereo",
-    3: "2.1",
-    4: "quad",
-    5: "5.0",
-    6: "5.1",
-    7: "6.1",
-    8: "7.1",
-}
 #: The denominator of a time base that every encoder takes is at most this.
 LARGEST_CLOCK = 60_000
 
@@ -142,40 +129,20 @@ class VideoWriter:
         stream.codec_context.color_primaries = stream.codec_context.color_trc = matrix
         stream.codec_context.color_range = 1
         self._stream = stream
-        self._tones = {
-            source.index: tone
+        tones = {
+            source.index: add_tone(
+                self._container,
+                suffix,
+                source,
+                like.start_s or 0.0,
+                metadata=self._metadata,
+                warn=self.warnings.append,
+            )
             for source in like.sound_streams
-            if (tone := self._add_tone(av, source)) is not None
         }
+        self._tones = {index: tone for index, tone in tones.items() if tone is not None}
         if self._metadata:
             self._container.metadata.update(like.metadata)
-
-    def _add_tone(self, av: Any, source: av.AudioStream) -> _Tone | None:
-        """A stream for the sound of a stream: copied, encoded anew, or none."""
-        codec = source.codec_context.name
-        shift = -round((self._like.start_s or 0.0) / (source.time_base or Fraction(1)))
-        # Vorbis tells artist and place in the header without which nobody can play it.
-        tells = codec == "vorbis" and not self._metadata
-        if not tells and (codec in MP4_SOUND or self.target.suffix.lower() not in (".mp4", ".m4v")):
-            try:
-                copy = self._container.add_stream_from_template(source)
-            except (ValueError, av.FFmpegError):
-                pass
-            else:
-                copy.metadata.update(source.metadata if self._metadata else {})
-                return _Tone(copy, shift, encodes=False)
-        encoder = self._container.default_audio_codec
-        rate = source.codec_context.sample_rate
-        if encoder != "aac" or rate not in (av.Codec(encoder, "w").audio_rates or ()):
-            rate = USUAL_RATE
-        try:
-            layout = _taken_layout(encoder, rate, source.codec_context.layout)
-            new = self._container.add_stream(encoder, rate=rate)
-            new.codec_context.layout = layout
-        except (ValueError, av.FFmpegError):
-            self.warnings.append(f"{self.target.suffix} takes no sound: {codec} is left out")
-            return None
-        return _Tone(new, shift, encodes=True)
 
     def write(self, image: images.Image, frame: Frame) -> None:
         """Add a picture at the time of a frame, and the sound up to there.
@@ -200,11 +167,18 @@ class VideoWriter:
         picture.pts = self._last_pts = max(pts, self._last_pts + 1)
         picture.time_base = self._base
         try:
-            self._container.mux(self._stream.encode(picture))
+            self._mux(self._stream.encode(picture))
             self.frames += 1
             self._write_sound(until_s=frame.time_s)
         except (av.FFmpegError, OSError) as error:
             raise self._failed(error) from error
+
+    def _mux(self, packets: Iterable[av.Packet[Any]]) -> None:
+        """Add packets of pictures; what the container finds broken is sound that waited there."""
+        av = _import_av()
+        for packet in packets:
+            with suppress(av.error.InvalidDataError):
+                self._container.mux(packet)
 
     def _write_sound(self, until_s: float | None) -> None:
         """Take the reader's sound, all or up to a time."""
@@ -212,13 +186,13 @@ class VideoWriter:
         while waiting:
             packet = waiting[0]
             tone = self._tones.get(packet.stream.index)
-            if tone is None or _dts(packet) is None:
+            if tone is None or dts_of(packet) is None:
                 waiting.popleft()
                 continue
             if until_s is not None and tone.time_s(packet) > until_s:
                 return
             waiting.popleft()
-            tone.write(self._container, packet)
+            tone.write(packet)
 
     def __exit__(
         self,
@@ -247,75 +221,15 @@ class VideoWriter:
         if not self.frames:
             self._container.close()
             raise VideoError(f"{self.target} was not written: there was no picture for it")
-        self._container.mux(self._stream.encode())
+        self._mux(self._stream.encode())
         end_s = float((self._last_pts + 1) * self._base) + 1 / self._like.rate
         self._write_sound(until_s=None if self._like.ended else end_s)
         for tone in self._tones.values():
-            tone.finish(self._container)
+            tone.finish()
         self._container.close()
 
     def _failed(self, error: Exception) -> VideoError:
         return VideoError(f"cannot write {self.target}: {reason(error)}")
-
-
-class _Tone:
-    """One stream of sound on its way into the film."""
-
-    def __init__(self, stream: av.AudioStream, shift: int, *, encodes: bool) -> None:
-        """Args:
-        stream: of the film.
-        shift: from the source's own times to the film's, in units of the source's time base.
-        encodes: the sound is encoded anew.
-        """
-        self._stream = stream
-        self._encodes = encodes
-        self._shift = shift
-        self._last_dts: int | None = None
-        self._step = 1
-
-    def time_s(self, packet: av.Packet[Any]) -> float:
-        """When a packet that is next sounds in the film."""
-        return float((_dts(packet) + self._shift_of(packet)) * packet.time_base)
-
-    def _shift_of(self, packet: av.Packet[Any]) -> int:
-        """From a packet's times to the film's; another one from where a clock begins anew."""
-        last = self._last_dts
-        dts: int = _dts(packet)
-        if last is None or (last - dts - self._shift) * packet.time_base <= CLOCK_JUMP_S:
-            return self._shift
-        return last + self._step - dts
-
-    def write(self, container: av.container.OutputContainer, packet: av.Packet[Any]) -> None:
-        """Add a packet; a broken one is left out."""
-        import av
-
-        shift = self._shift_of(packet)
-        dts = _dts(packet) + shift
-        if self._last_dts is not None and dts <= self._last_dts:
-            return  # a container takes times that run forwards only
-        self._shift, self._last_dts, self._step = shift, dts, packet.duration or 1
-        if self._encodes:
-            with suppress(av.FFmpegError):
-                sounds: list[Any] = packet.decode()
-                for sound in sounds:
-                    sound.pts = None if sound.pts is None else sound.pts + shift
-                    container.mux(self._stream.encode(sound))
-            return
-        packet.pts = None if packet.pts is None else packet.pts + shift
-        packet.dts = dts
-        packet.stream = self._stream
-        with suppress(av.error.InvalidDataError):
-            container.mux(packet)
-
-    def finish(self, container: av.container.OutputContainer) -> None:
-        """Write what the encoder still holds."""
-        if self._encodes:
-            container.mux(self._stream.encode(None))
-
-
-def _dts(packet: av.Packet[Any]) -> Any:
-    """When a packet is decoded, by the source's own clock; None if it does not say."""
-    return packet.pts if packet.dts is None else packet.dts
 
 
 def _refuse(target: Path, like: VideoReader) -> None:
@@ -339,23 +253,6 @@ def _add_pictures(container: Any, rate: Fraction, height: int, width: int) -> tu
         with suppress(ValueError, av.FFmpegError):
             return name, container.add_stream(name, rate=rate, width=width, height=height)
     raise ValueError(f"no video can be written as {container.format.name}: use .mp4 or .mkv")
-
-
-def _taken_layout(encoder: str, rate: int, given: av.AudioLayout) -> str:
-    """Name of a layout of so many channels that an encoder takes; the given one if it does.
-
-    Raises:
-        ValueError: it takes none.
-    """
-    av = _import_av()
-    codec = av.Codec(encoder, "w")
-    for name in (given.name, USUAL_LAYOUTS.get(given.nb_channels, given.name)):
-        trial = av.CodecContext.create(codec)
-        with suppress(ValueError, av.FFmpegError):
-            trial.sample_rate, trial.format, trial.layout = rate, codec.audio_formats[0], name
-            trial.open()
-            return name
-    raise ValueError(f"{encoder} takes no sound of {given.nb_channels} channels")
 
 
 def _encoder_options(name: str, encoding: Encoding) -> dict[str, str]:

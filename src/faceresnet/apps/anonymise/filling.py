@@ -49,7 +49,8 @@ class Filling:
     growth: float = 0.1
 
     def __post_init__(self) -> None:
-        if min(self.hold_s, self.doubtful_hold_s, self.bridge_s, self.growth) < 0:
+        numbers = (self.hold_s, self.doubtful_hold_s, self.bridge_s, self.growth)
+        if not all(number >= 0 for number in numbers):
             raise ValueError(
                 "hold_s, doubtful_hold_s, bridge_s and growth must not be negative, got "
                 f"{self.hold_s}, {self.doubtful_hold_s}, {self.bridge_s} and {self.growth}"

@@ -41,8 +41,13 @@ ANIMATED = frozenset({"AVIF", "GIF", "PNG", "WEBP"})
 REACH = 3
 #: Overlap from which boxes of the same face in two looks are one.
 SAME_FACE_IOU = 0.5
+#: A page of the same proportions whose sides are at most this part of another's may be its copy;
+#: pages of about one size are sheets of a document.
+COPY_SCALE = 0.75
 #: Quality where the file does not say with which it was encoded, 0..100.
 QUALITY = 95
+#: Tags by which a page of a TIFF says what it is: the bits of the newer, the number of the older.
+_NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255
 #: What of each kind of pixel is neither colour nor grey.
 _ALPHA = frozenset({"LA", "RGBA"})
 
@@ -111,22 +116,40 @@ def _cover_all(
     photo: PILImage.Image, locate: Locate, covering: Covering
 ) -> tuple[list[PILImage.Image], Covered]:
     """Every frame that goes into the new file."""
-    frames = getattr(photo, "n_frames", 1)
-    notes = [f"its {frames - 1} further pictures are left out"] if photo.format == "MPO" else []
-    if photo.format == "MPO":
-        frames = 1
+    numbers, notes = _kept(photo)
+    photo.seek(numbers[0])
     if _loses_depth(photo):
         notes.append("16 bits a channel became 8")
+    animated = len(numbers) > 1 and photo.format in ANIMATED
     work, found = [], []
-    for number in range(frames):
+    for number in numbers:
         photo.seek(number)
-        frame = _workable(photo, animated=frames > 1 and photo.format in ANIMATED)
+        frame = _workable(photo, animated=animated)
         work.append(frame)
         found.append(_find(frame, locate))
-    if frames > 1 and photo.format in ANIMATED:
-        found = _spread(found)
+    found = _spread(found) if animated else _share(found, [frame.size for frame in work])
     pictures = [_cover(frame, boxes, covering) for frame, boxes in zip(work, found, strict=True)]
-    return pictures, Covered(sum(map(len, found)), frames, tuple(notes))
+    return pictures, Covered(sum(map(len, found)), len(numbers), tuple(notes))
+
+
+def _kept(photo: PILImage.Image) -> tuple[list[int], list[str]]:
+    """Numbers of the frames that go into the new file, and what is said of the others."""
+    numbers = list(range(getattr(photo, "n_frames", 1)))
+    if photo.format == "MPO":
+        return [0], [f"its {len(numbers) - 1} further pictures are left out"]
+    if photo.format != "TIFF":
+        return numbers, []
+    kept = [number for number in numbers if not _is_reduced(photo, number)] or numbers
+    left = len(numbers) - len(kept)
+    return kept, [f"its smaller copies ({left}) are left out"] if left else []
+
+
+def _is_reduced(photo: PILImage.Image, number: int) -> bool:
+    """Whether a page of a TIFF says that it is a smaller copy of another: a thumbnail."""
+    photo.seek(number)
+    tags: Any = getattr(photo, "tag_v2", {})
+    kind = tags.get(_NEW_SUBFILE_TYPE)
+    return bool(isinstance(kind, int) and kind & 1) or tags.get(_SUBFILE_TYPE) == 2
 
 
 def _loses_depth(photo: PILImage.Image) -> bool:
@@ -161,9 +184,7 @@ def _find(frame: PILImage.Image, locate: Locate) -> Float[np.ndarray, "M 4"]:
     opaque = np.ascontiguousarray(np.asarray(frame.convert("RGBA"))[:, :, :3])
     if np.array_equal(opaque, image) or (opaque == opaque[0, 0]).all():
         return found  # nothing else is there: one colour alone is no face
-    hidden = locate(opaque)
-    known = boxes_.iou(hidden, found).max(axis=1, initial=0) >= SAME_FACE_IOU
-    return np.concatenate([found, hidden[~known]])
+    return _joined(found, locate(opaque))
 
 
 def _bare(frame: PILImage.Image) -> PILImage.Image:
@@ -180,11 +201,43 @@ def _spread(found: Sequence[Float[np.ndarray, "M 4"]]) -> list[Float[np.ndarray,
     for number, own in enumerate(found):
         boxes = own
         for other in range(max(0, number - REACH), min(len(found), number + REACH + 1)):
-            theirs = found[other]
-            known = boxes_.iou(theirs, boxes).max(axis=1, initial=0) >= SAME_FACE_IOU
-            boxes = np.concatenate([boxes, theirs[~known]])
+            boxes = _joined(boxes, found[other])
         spread.append(boxes)
     return spread
+
+
+def _share(
+    found: Sequence[Float[np.ndarray, "M 4"]], sizes: Sequence[tuple[int, int]]
+) -> list[Float[np.ndarray, "M 4"]]:
+    """Boxes of each page and those of pages that may be copies of it at another size.
+
+    Args:
+        found: in each page.
+        sizes: width and height of each page, px.
+    """
+    shared = []
+    for own, size in zip(found, sizes, strict=True):
+        boxes = own
+        for theirs, other in zip(found, sizes, strict=True):
+            if _is_scaled(size, other):
+                boxes = _joined(boxes, theirs * (size[0] / other[0]))
+        shared.append(boxes)
+    return shared
+
+
+def _is_scaled(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether one picture may be the other, made smaller; sizes are rounded to whole pixels."""
+    (width, height), (full_width, full_height) = sorted([size, other])
+    error = abs(width * full_height - height * full_width)
+    return width <= COPY_SCALE * full_width and error <= max(full_width, full_height)
+
+
+def _joined(
+    boxes: Float[np.ndarray, "M 4"], more: Float[np.ndarray, "K 4"]
+) -> Float[np.ndarray, "L 4"]:
+    """Boxes, and those of `more` that none of them means."""
+    known = boxes_.iou(more, boxes).max(axis=1, initial=0) >= SAME_FACE_IOU
+    return np.concatenate([boxes, more[~known]])
 
 
 def _cover(

@@ -90,7 +90,8 @@ def anonymise_video(
                     film.write(_covered(frame, source, pts, boxes, covering), frame)
             if film.frames != len(boxes):
                 raise _changed(source)
-        return CoveredVideo(count(looks), film.frames, video.broken, tuple(film.warnings))
+        notes = (*video.left_out, *film.warnings)
+        return CoveredVideo(count(looks), film.frames, video.broken, notes)
 
 
 def _look(
