@@ -170,3 +170,8 @@ def test_small_boxes_are_tightened_and_large_ones_left():
     assert (tight[:, 1] + tight[:, 3]).tolist() == pytest.approx([80.0] * 5)
     assert boxes.tighten(whole, 0.0) is whole
     assert boxes.tighten(whole[:0], 1.0).shape == (0, 4)
+
+
+def test_whole_numbers_overlap_as_others_do():
+    rows = np.array([(0, 0, 4, 4), (2, 0, 6, 4)])
+    np.testing.assert_allclose(boxes.iou(rows, rows), [[1, 1 / 3], [1 / 3, 1]])

@@ -31,6 +31,10 @@ def labels(one):
         (HEAD, "face", [(FACE, False), (HEAD, True), (HEAD, False)]),
         (HEAD, "nothing", [(FACE, False)]),
         ((60, 20, 80, 50), "nothing", [(FACE, False), (HEAD, True)]),
+        ((60, 10, 100, 60), "nothing", [(FACE, False)]),  # IoU with the head 0.6
+        ((70, 10, 110, 60), "nothing", [(FACE, False), (HEAD, True)]),  # 0.33
+        ((19, 10, 39, 34), "face", [(FACE, False), (HEAD, True)]),  # IoU with the face 0.38
+        ((21, 10, 41, 34), "face", [(FACE, False), (HEAD, True), ((21, 10, 41, 34), False)]),
         (FACE, "nothing", [(FACE, False), (HEAD, True)]),
         ((100, 0, 110, 9), "ignore", [(FACE, False), (HEAD, True), ((100, 0, 110, 9), True)]),
         (FACE, "ignore", [(FACE, False), (HEAD, True)]),
@@ -76,6 +80,7 @@ def test_lists_are_read(tmp_path, pack):
         (b"name,x\n", "first line must be"),
         (HEADER.encode() + b"a,1,2,3,4,hand\n", "csv:2: expected photo"),
         (HEADER.encode() + b"a,1,2,3,4,face\na,1,2,1,4,face\n", "csv:3: expected"),
+        (HEADER.encode() + b"a,1,4,3,4,face\n", "csv:2: expected"),
         (HEADER.encode() + b"a,1,2,nan,4,face\n", "csv:2: expected"),
         (HEADER.encode() + b"a,1,2,3\n", "csv:2: expected"),
         (HEADER.encode() + b"a,1,2,inf,4,face\n", "csv:2: expected"),

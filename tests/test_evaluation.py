@@ -214,6 +214,20 @@ def test_the_first_detection_of_a_face_is_right_and_the_next_wrong() -> None:
     assert errors.cost == 1
 
 
+def test_of_many_equal_scores_the_first_comes_first() -> None:
+    rng = np.random.default_rng(0)
+    boxes = rng.uniform(0, 900, (500, 4)).astype(np.float32)
+    scores = rng.choice(np.array([0.6, 0.7, 0.8], np.float32), 500)
+    report = evaluate({"x/a.jpg": (boxes, scores)}, [photo("x/a.jpg", [FACE])], protocol="x")
+    expected = [box for score in (0.8, 0.7, 0.6) for box in boxes[np.isclose(scores, score)]]
+    np.testing.assert_array_equal(report.photos[0].boxes, expected)
+
+
+def test_hardly_less_than_half_is_not_enough() -> None:
+    nearly = np.array([[0, 0, 9, 3.999_999_999]]), np.array([0.9])  # 4 as a float32
+    assert evaluate({"x/a.jpg": nearly}, [photo("x/a.jpg", [(0, 0, 9, 9)])], protocol="x").ap == 0
+
+
 def test_an_ignored_face_is_neither_missed_nor_wrong() -> None:
     faces = [FACE, (100, 10, 140, 50)]
     report = evaluate(
@@ -251,6 +265,51 @@ def test_sizes() -> None:
     assert (rows[256].faces, rows[256].ap, rows[256].recall) == (1, 1, 1)
     assert rows[16].faces == 0
     assert math.isnan(rows[16].ap)
+
+
+def test_a_false_box_counts_against_the_faces_of_its_size_if_there_are_any_in_its_photo() -> None:
+    large = (100, 100, 400, 400)
+    predictions = {
+        "x/a.jpg": found((*large, 0.5), (700, 0, 1000, 300, 0.9), (500, 500, 507, 507, 0.95)),
+        "x/none.jpg": found((0, 0, 300, 300, 0.99)),
+    }
+    photos = [photo("x/a.jpg", [large]), photo("x/none.jpg", [])]
+    rows = evaluate(predictions, photos, protocol="original").sizes
+    assert [row.ap for row in rows if row.faces] == [0.5]
+
+
+def test_each_size_begins_where_the_one_before_ends() -> None:
+    faces = [(0, 0, side, side) for side in (7, 8, 15, 16, 31, 32, 63, 64, 127, 128, 255, 256, 999)]
+    rows = evaluate({}, [photo("x/a.jpg", faces)], protocol="original").sizes
+    assert [(row.low, row.high) for row in rows] == [
+        *((0, 8), (8, 16), (16, 32), (32, 64), (64, 128), (128, 256), (256, math.inf))
+    ]
+    assert [row.faces for row in rows] == [1, 2, 2, 2, 2, 2, 2]
+
+
+def test_sizes_and_photos_are_of_the_set_with_all_faces() -> None:
+    easy, hard = [np.array([True, False])], [np.array([True, True])]
+    report = evaluate(
+        {},
+        [photo("x/a.jpg", [FACE, (60, 10, 90, 50)])],
+        protocol="original",
+        subsets={"easy": easy, "hard": hard},
+    )
+    assert report.whole.name == "hard"
+    assert sum(row.faces for row in report.sizes) == 2
+    assert report.photos[0].missed.tolist() == [True, True]
+    assert report.events["x"].faces == 2
+
+
+def test_an_event_is_measured_as_if_it_were_alone() -> None:
+    photos = [photo("x/a.jpg", [FACE]), photo("y/b.jpg", [FACE]), photo("y/c.jpg", [FACE])]
+    away = (100, 100, 140, 140)
+    predictions = {"x/a.jpg": found((*FACE, 0.5)), "y/b.jpg": found((*away, 0.9))}
+    events = evaluate(predictions, photos, protocol="original").events
+    assert {name: (c.photos, c.ap, c.plain_ap) for name, c in events.items()} == {
+        "x": (1, 1, 1),
+        "y": (2, 0, 0),
+    }
 
 
 def test_legacy_iou_is_the_plus_one_rule() -> None:
@@ -387,6 +446,7 @@ def test_precision_and_recall_by_score_are_those_of_the_detections_from_it_on() 
     assert by_score[0.4] == (2 / 3, 2 / 4)
     assert by_score[0.3] == (3 / 4, 3 / 4)
     assert by_score[0.2] == (3 / 5, 3 / 4)
+    assert report.whole.at(0.25) == (3 / 5, 3 / 4), "the score itself counts"
     precision, recall = report.whole.at(0.95)
     assert math.isnan(precision)
     assert recall == 0
@@ -398,6 +458,7 @@ def test_json_has_the_protocol_and_no_nan() -> None:
     report: Report = evaluate({}, [photo("x/a.jpg", [FACE])], protocol="vga")
     text = json.dumps(report.to_json(), allow_nan=False)
     assert json.loads(text)["protocol"] == "vga"
+    assert json.loads(text)["iou"] == 0.5
     assert json.loads(text)["ap"]["all"] == {
         "ap": 0.0,
         "plain_ap": 0.0,

@@ -78,6 +78,15 @@ def test_tiles_drop_boxes_cut_by_an_inner_border_only():
     assert kept.tolist() == boxes[[0, 2, 3]].tolist()
 
 
+@pytest.mark.parametrize(
+    ("side", "right", "kept"), [(20, 998.5, 0), (20, 997.5, 1), (100, 996.5, 0), (100, 995.5, 1)]
+)
+def test_a_box_is_cut_within_two_px_or_a_twenty_fifth_of_itself_from_the_border(side, right, kept):
+    view = pyramid.View(0, (1000, 2000), (0, 0, 1000, 1000), (0.0, float("inf")))
+    box = np.array([[right - side, 100, right, 100 + side]], np.float32)
+    assert len(view.place(box, np.ones(1, np.float32), (1000, 2000))[0]) == kept
+
+
 def test_place_scales_and_shifts():
     view = pyramid.View(1, (100, 200), (20, 40, 100, 200), (5.0, 50.0))
     boxes = np.array([[10, 10, 30, 30], [10, 10, 12, 12], [10, 10, 90, 75]], np.float32)
@@ -100,6 +109,18 @@ def test_enlarging_makes_the_finest_scale_larger_and_still_sees_large_faces():
         1500,
         2000,
     )
+
+
+@pytest.mark.parametrize(("side", "sides"), [(1_800, [1_800, 300]), (2_400, [2_400, 849, 300])])
+def test_scales_are_at_most_six_times_apart(side, sides):
+    views = pyramid.plan((side, side), LARGEST, tile=False)
+    assert [view.image_size for view in views] == [(scaled, scaled) for scaled in sides]
+
+
+@pytest.mark.parametrize(("tile", "waits"), [(False, True), (320, False)])
+def test_tiles_that_may_cut_a_large_face_wait_for_no_suspicion(tile, waits):
+    views = pyramid.plan((600, 600), 200.0, largest_anchor=600.0, tile=tile)
+    assert {view.on_suspicion for view in views if view.level} == {waits}
 
 
 def test_without_the_pyramid_there_is_one_scale():
@@ -153,6 +174,20 @@ def test_fragments_in_the_look_that_found_the_whole():
     assert not pyramid.fragments(boxes[:2], worse, levels[:2]).any(), "the better box stays"
     close = np.array([small, (20, 20, 70, 80)], dtype=np.float32)
     assert not pyramid.fragments(close, scores[:2], levels[:2]).any(), "small faces have none"
+
+
+@pytest.mark.parametrize(("side", "dropped"), [(190, False), (194, True)])
+def test_from_192_px_on_a_face_shows_fragments(side, dropped):
+    boxes = np.array([(0, 0, side, side), (10, 10, 90, 90)], np.float32)
+    scores = np.array([0.9, 0.8], np.float32)
+    assert pyramid.fragments(boxes, scores, np.zeros(2)).tolist() == [False, dropped]
+
+
+@pytest.mark.parametrize(("score", "dropped"), [(0.45, False), (0.55, True)])
+def test_only_a_sure_face_has_ears(score, dropped):
+    boxes = np.array([(0, 0, 400, 480), (380, 200, 480, 330)], dtype=np.float32)
+    scores = np.array([score, 0.3], dtype=np.float32)
+    assert pyramid.fragments(boxes, scores, np.zeros(2)).tolist() == [False, dropped]
 
 
 @pytest.mark.parametrize(
@@ -229,6 +264,11 @@ def test_windows_around_tiny_faces_are_enlarged_and_no_more_than_the_look():
     view = pyramid.View(0, (480, 640), (0, 0, 480, 640), (0.0, float("inf")))
     (window,) = view.around_tiny(np.array([[300, 200, 308, 208]], np.float32), np.array([0.3]))
     assert window.look_size == (256, 256)
+    sides = np.array([33.0, 35.0])
+    corners = np.full((2, 2), 20.0)
+    boxes = np.concatenate([corners, corners + sides[:, None]], axis=1).astype(np.float32)
+    kept, _ = window.place(2 * boxes, np.ones(2, np.float32), (480, 640))
+    assert (kept[:, 2] - kept[:, 0]).tolist() == [33]
 
 
 def test_a_view_holds_what_its_borders_do_not_cut():
@@ -244,11 +284,12 @@ def test_a_closer_look_reports_in_px_of_the_photo_and_leaves_large_faces_out():
     view = pyramid.View(0, (99, 201), (20, 40, 99, 201), (0.0, float("inf"))).closer()
     assert view.size == (79, 161)
     assert view.look_size == (118, 242)
-    everything = np.array([[0, 0, 242, 118]], np.float32)
-    assert not len(view.place(everything, np.ones(1, np.float32), (99, 201))[0])
     half = np.array([[121, 59, 242, 118]], np.float32)
     kept, _ = view.place(half, np.ones(1, np.float32), (198, 402))
     assert kept.tolist() == [[2 * (40 + 80.5), 2 * (20 + 39.5), 402, 198]]
+    whole = pyramid.View(0, (99, 201), (0, 0, 99, 201), (0.0, float("inf"))).closer()
+    large = np.array([[0, 0, 135, 135], [0, 0, 137, 137]], np.float32)
+    assert whole.place(large, np.array([0.9, 0.8], np.float32), (99, 201))[1] == np.float32(0.9)
 
 
 def faces(*rows):

@@ -44,6 +44,10 @@ KEPT = [(FACE, False), (HEAD, True)]
         ((IN_HEAD, 0.4), []),
         ((ELSEWHERE, 0.9), [(ELSEWHERE, True)]),
         ((ELSEWHERE, 0.2), []),
+        (((19, 10, 39, 34), 0.9), []),  # IoU with the face 0.38
+        (((21, 10, 41, 34), 0.9), [((21, 10, 41, 34), True)]),  # 0.29
+        (((77, 20, 97, 50), 0.9), [((77, 20, 97, 50), False)]),  # 0.65 of it in the head
+        (((79, 20, 99, 50), 0.9), [((79, 20, 99, 50), True)]),  # 0.55
     ],
 )
 def test_what_a_detection_changes(tmp_path, detection, added):
@@ -53,6 +57,15 @@ def test_what_a_detection_changes(tmp_path, detection, added):
 
 def test_nothing_found_changes_nothing(tmp_path):
     assert labels(relabel(photo(tmp_path), found(), Doubt())) == KEPT
+
+
+def test_unless_told_half_a_score_teaches_and_three_tenths_raise_doubt(tmp_path):
+    scored = found((IN_HEAD, 0.45), (ELSEWHERE, 0.25))
+    assert labels(relabel(photo(tmp_path), scored, Doubt())) == KEPT
+    scored = found((IN_HEAD, 0.55), (ELSEWHERE, 0.35))
+    assert labels(relabel(photo(tmp_path), scored, Doubt())) == [
+        *(*KEPT, (IN_HEAD, False), (ELSEWHERE, True))
+    ]
 
 
 def test_a_complete_list_gets_no_ignored_boxes_but_faces_in_its_heads(tmp_path):

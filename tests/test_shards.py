@@ -103,6 +103,29 @@ def test_no_photo_is_packed_larger_than_webp_can_be(tmp_path):
     assert packed.read().shape == (2, 16_383, 3)
 
 
+def test_unless_told_reduced_photos_have_quality_90(splits, tmp_path):
+    stored = []
+    for quality in (None, 90):
+        file = tmp_path / f"{quality}.zip"
+        pack(splits, file, max_side=80, quality=quality)
+        stored.append(read_split(file, "train")[0].read_bytes())
+    assert stored[0] == stored[1]
+
+
+def test_a_photo_of_the_largest_side_stays_as_it_is(splits, tmp_path):
+    pack(splits, tmp_path / "shard.zip", max_side=160)
+    first = read_split(tmp_path / "shard.zip", "train")[0]
+    assert first.read_bytes() == splits["train"][0].read_bytes()
+
+
+def test_a_photo_larger_than_webp_can_be_is_not_encoded_in_its_own_size(tmp_path):
+    wide = {"x/wide.png": (np.zeros((2, 20_000, 3), np.uint8), FACES[:0], IGNORE[:0])}
+    (original,) = write(tmp_path / "data", "val", wide)
+    pack({"val": [original]}, tmp_path / "shard.zip", quality=50)
+    (packed,) = read_split(tmp_path / "shard.zip", "val")
+    assert packed.read_bytes() == original.read_bytes()
+
+
 def test_a_quality_encodes_all_photos(splits, tmp_path):
     errors, sizes = [], []
     for quality in (5, 95):
@@ -135,6 +158,13 @@ def test_photos_that_differ_in_their_suffix_only_keep_apart(tmp_path):
     for seed, ours in enumerate(packed):
         errors = [np.abs(ours.read().astype(float) - photo(other)).mean() for other in range(4)]
         assert int(np.argmin(errors)) == seed
+
+
+def test_of_two_new_names_that_are_the_same_one_gives_way(tmp_path):
+    photos = {f"a/one.{suffix}": (photo(0), FACES, IGNORE) for suffix in ("png", "bmp")}
+    pack({"train": write(tmp_path / "data", "train", photos)}, tmp_path / "x.zip", quality=95)
+    names = [p.name for p in read_split(tmp_path / "x.zip", "train")]
+    assert names == ["a/one.webp", "a/one.bmp.webp"]
 
 
 def test_more_photos_than_a_chunk_keep_their_order(tmp_path):
@@ -238,3 +268,13 @@ def test_a_new_name_is_nobody_elses(tmp_path):
         "a/two.webp",
         "a/two.png.webp",
     ]
+
+
+def test_a_shard_that_is_packed_anew_is_read_anew(tmp_path):
+    file = tmp_path / "shard.zip"
+    for grey in (10, 200):
+        image = np.full((8, 8, 3), grey, np.uint8)
+        source = write(tmp_path / str(grey), "val", {"x/a.png": (image, FACES[:0], IGNORE[:0])})
+        pack({"val": source}, file)
+        (photo,) = read_split(file, "val")
+        assert photo.read().mean() == grey

@@ -17,8 +17,8 @@ from faceresnet.widerface import Layout, Photo, read_results, read_split, write_
 LIST = """\
 0--Parade/a.jpg
 2
-10 20 30 40 0 0 0 0 0 0
--5 6 7.5 8 2 0 0 1 2 0
+10 20 30 40 2 1 1 0 2 1
+-5 6 7.5 8 0 0 0 1 0 0
 0--Parade/b.v2.webp
 0
 0 0 0 0 0 0 0 0 0 0
@@ -140,6 +140,7 @@ def test_selects_events(root: Path) -> None:
         ("x/a.jpg\n1\n1 2 3\n", 3, "found '1 2 3'"),
         ("x/a.jpg\n1\n1 2 nan 4\n", 3, "found '1 2 nan 4'"),
         ("x/a.jpg\n1\n1 2 3 4\n5 6 7 8\n", 4, "expected the name of a photo"),
+        ("x/a.jpg\n1\n1 2 3 4\n0 0 0 0\n", 4, "expected the name of a photo"),
         ("x/a.jpg\nmany\n", 2, "expected the number of faces of x/a.jpg, found 'many'"),
         ("x/a.jpg\n-1\n", 2, "found '-1'"),
         ("x/a.jpg\n", 2, "found 'the end of the file'"),
@@ -159,6 +160,8 @@ def test_names_the_broken_line(tmp_path: Path, text: str, line: int, message: st
 
 def test_windows_line_ends_and_byte_order_mark(tmp_path: Path) -> None:
     make_folder(tmp_path, "\ufeff" + LIST.replace("\n", "\r\n") + "\r\n")
+    assert [photo.name for photo in read_split(tmp_path, "val")] == NAMES
+    zip_folder(tmp_path)
     assert [photo.name for photo in read_split(tmp_path, "val")] == NAMES
 
 

@@ -54,7 +54,7 @@ def overlap_of(
     common = intersection(a, b)
     union = area(a) + area(b) - common
     overlap: NDArray[np.floating] = np.divide(
-        common, union, out=np.zeros_like(common), where=union > 0
+        common, union, out=np.zeros(common.shape, np.result_type(common, 1.0)), where=union > 0
     )
     return overlap
 

@@ -146,7 +146,9 @@ class Photo:
         try:
             if self.member is None:
                 return self.path.read_bytes()
-            return _open_archive(self.path, os.getpid()).read(self.member)
+            facts = self.path.stat()
+            version = (os.getpid(), facts.st_ino, facts.st_mtime_ns)
+            return _open_archive(self.path, version).read(self.member)
         except (*ARCHIVE_ERRORS, KeyError) as error:
             place = self.path if self.member is None else f"{self.path}, member {self.member}"
             raise DataError(
@@ -344,8 +346,14 @@ def format_faces(
 
 
 @lru_cache(maxsize=8)
-def _open_archive(path: Path, process: int) -> zipfile.ZipFile:
-    """Keep an archive open, once for each process: forks must not share a file position."""
+def _open_archive(path: Path, version: tuple[int, ...]) -> zipfile.ZipFile:
+    """Keep an archive open.
+
+    Args:
+        path: of the file.
+        version: tells processes, as forks must not share a file position, and the file from one
+            that takes its place.
+    """
     return zipfile.ZipFile(path)
 
 

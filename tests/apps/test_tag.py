@@ -288,9 +288,10 @@ def test_a_region_of_ours_that_somebody_names_is_theirs(tmp_path):
         ('mwg-rs:Type="Face"', 'mwg-rs:Type="Face" mwg-rs:Description="Anna\'s aunt"'),
         ('mwg-rs:Type="Face"', 'mwg-rs:Type="Pet"'),
         ('stArea:w="0.200000"', 'stArea:w="0.220000"'),
+        ('stArea:w="0.200000"', 'stArea:w="0.202000"'),
         ("</rdf:Description></rdf:li>", "<dc:x xmlns:dc='d'>1</dc:x></rdf:Description></rdf:li>"),
     ],
-    ids=["described", "of another type", "moved", "extended"],
+    ids=["described", "of another type", "moved", "moved a little", "extended"],
 )
 def test_a_region_of_ours_that_somebody_changes_is_theirs(tmp_path, pattern, changed):
     path, sidecar = tmp_path / "photo.jpg", tmp_path / "photo.jpg.xmp"
@@ -338,6 +339,21 @@ def test_a_new_sidecar_takes_over_what_the_photo_says(tmp_path):
     assert [r.name for r in packet.read_regions(sidecar)] == ["Anna & Co", "", ""]
     ElementTree.fromstring(sidecar)
     assert b'mwg-rs:Rotation="0.1"' in sidecar
+
+
+def test_zeros_after_what_a_photo_says_are_no_part_of_it(tmp_path):
+    path = tmp_path / "photo.jpg"
+    picture().save(path, xmp=NAMED.encode() + b"\0")
+    assert tag(path, detections(BOXES[:1]), SIDECAR).named == 1
+
+
+def test_what_we_wrote_into_the_photo_is_not_taken_over(tmp_path):
+    path = tmp_path / "photo.jpg"
+    ours = packet.with_faces(None, [Region((0.7, 0.7, 0.9, 0.9), own=True)], SIZE)
+    picture().save(path, xmp=ours)
+    tag(path, detections(BOXES[:1]), SIDECAR)
+    (region,) = packet.read_regions((tmp_path / "photo.jpg.xmp").read_bytes())
+    assert region.box[0] < 0.5
 
 
 AREA_SPACE = ' xmlns:stArea="http://ns.adobe.com/xmp/sType/Area#"'
@@ -597,6 +613,22 @@ def test_more_faces_than_a_jpeg_holds(tmp_path):
     assert len(packet.read_regions((tmp_path / "crowd.jpg.xmp").read_bytes())) == len(boxes)
 
 
+@pytest.mark.parametrize(
+    ("padding", "filler"), [(70_000, 0), (0, 62_000)], ids=["room at its end", "nearly full"]
+)
+def test_a_jpeg_holds_what_fits_into_one_segment(padding, filler):
+    pytest.importorskip("pyexiv2")
+    from faceresnet.apps.tag import embedding
+
+    said = re.sub('rdf:about="[^"]*"', 'rdf:about=""', PLAIN)
+    said = said.replace("Reise", "x" * filler + "Reise")
+    said = said.replace("<?xpacket end", " " * padding + "<?xpacket end").encode()
+    file = io.BytesIO()
+    picture().save(file, "JPEG")
+    with Image.open(io.BytesIO(embedding.write_packet(file.getvalue(), said))) as image:
+        assert b"xReise" in image.info["xmp"] or not filler
+
+
 def test_what_exiv2_would_lose_is_not_written(tmp_path, monkeypatch):
     pytest.importorskip("pyexiv2")
     from faceresnet.apps.tag import embedding
@@ -615,6 +647,28 @@ def test_what_exiv2_would_lose_is_not_written(tmp_path, monkeypatch):
             tag(path, detections(), EMBED)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["photo.jpg"]
+
+
+@pytest.mark.parametrize("what", ["pixels", "Exif"])
+def test_a_photo_of_which_exiv2_would_change_anything_else_stays(tmp_path, monkeypatch, what):
+    pytest.importorskip("pyexiv2")
+    from faceresnet.apps.tag import embedding
+
+    exif = Image.Exif()
+    exif[0x013B] = "Anna Example"
+    path = tmp_path / "photo.tif"
+    picture().save(path, exif=exif)
+    before = path.read_bytes()
+    part = np.asarray(picture())[5].tobytes() if what == "pixels" else b"Anna Example"
+    assert part in before
+
+    def spoilt(photo, written):
+        return written.replace(part, part[::-1])
+
+    monkeypatch.setattr(embedding, "_with_own_parts", spoilt)
+    with pytest.raises(ImageError, match="change more than its XMP: use --sidecar"):
+        tag(path, detections(), EMBED)
+    assert path.read_bytes() == before
 
 
 def test_times_and_links(tmp_path):

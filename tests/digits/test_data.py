@@ -73,6 +73,7 @@ def test_a_missing_file_says_how_to_get_it(tmp_path) -> None:
         (np.zeros((3, 28)), LABELS, "28 × 28"),
         (np.zeros((2, 28, 28)), LABELS, "2 images, but .* 3 labels"),
         (np.zeros((3, 28, 28)), LABELS + 7, "labels 0 … 9.*up to 11"),
+        (np.zeros((3, 28, 28)), LABELS + 10 - LABELS.max(), "labels 0 … 9.*up to 10"),
         (np.zeros((3, 28, 28)), LABELS[None], "shape .1, 3."),
         (np.zeros((0, 28, 28)), LABELS[:0], "holds no image"),
     ],

@@ -10,9 +10,9 @@ from faceresnet.errors import ImageError
 POLARITIES = {"dark": (30, 235), "light": (240, 10), "faint": (120, 160)}
 
 
-def written(digit="5", size=(400, 300), *, ink=30, paper=235, at=(90, 250), thickness=14):
+def written(digit="5", size=(400, 300), *, ink=30, paper=235, at=(90, 250)):
     image = np.full((*size, 3), paper, np.uint8)
-    cv2.putText(image, digit, at, cv2.FONT_HERSHEY_SIMPLEX, 5, (ink,) * 3, thickness, cv2.LINE_AA)
+    cv2.putText(image, digit, at, cv2.FONT_HERSHEY_SIMPLEX, 5, (ink,) * 3, 14, cv2.LINE_AA)
     return image
 
 
@@ -63,6 +63,24 @@ def test_uneven_light_and_grain_make_no_difference() -> None:
     assert likeness(prepare(photo), prepare(written())) > 0.93
 
 
+def test_a_digit_that_touches_the_border_is_no_paper() -> None:
+    image = np.full((200, 200, 3), 235, np.uint8)
+    cv2.line(image, (60, 0), (60, 199), (30, 30, 30), 20)
+    cv2.line(image, (60, 190), (199, 190), (30, 30, 30), 20)
+    framed = np.pad(image, ((40, 40), (40, 40), (0, 0)), constant_values=235)
+    assert likeness(prepare(image), prepare(framed)) > 0.98
+
+
+@pytest.mark.parametrize(("ink", "shows"), [(192, False), (180, True)])
+def test_what_hardly_differs_from_the_paper_is_no_ink(ink, shows) -> None:
+    image = written(paper=200, ink=ink)
+    if shows:
+        assert prepare(image).max() == 255
+    else:
+        with pytest.raises(ImageError, match="shows no digit"):
+            prepare(image)
+
+
 def test_specks_are_left_out() -> None:
     image = written()
     image[20:24, 280:284] = 0
@@ -70,8 +88,18 @@ def test_specks_are_left_out() -> None:
 
 
 def test_thin_pens_are_thickened() -> None:
-    thin = prepare(written(thickness=2))
-    assert (thin > 127).sum() > 0.5 * (prepare(written()) > 127).sum()
+    thin, thick = (
+        cv2.polylines(
+            np.full((400, 300, 3), 235, np.uint8),
+            [np.array([(80, 80), (220, 80), (120, 330)])],
+            isClosed=False,
+            color=(30, 30, 30),
+            thickness=width,
+            lineType=cv2.LINE_AA,
+        )
+        for width in (2, 24)
+    )
+    assert (prepare(thin) > 127).sum() > 0.75 * (prepare(thick) > 127).sum()
 
 
 def test_what_is_in_mnists_form_already_stays_so() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from faceresnet.digits import training
@@ -264,12 +265,57 @@ def test_augmentation_moves_digits_but_not_far() -> None:
     assert shifted.mean() == pytest.approx(images.mean(), rel=0.05)
 
 
+def test_digits_turn_either_way_and_each_axis_changes_alone() -> None:
+    bar = np.zeros((40, 28, 28), np.uint8)
+    bar[:, 13:15, 4:24] = 255
+    turned = augment(bar, np.random.default_rng(0), 0, 20, 0)
+    rise = [np.flatnonzero(one[:, 20])[0] - np.flatnonzero(one[:, 7])[0] for one in turned]
+    assert min(rise) < -2
+    assert max(rise) > 2
+    square = np.zeros((40, 28, 28), np.uint8)
+    square[:, 8:20, 8:20] = 255
+    zoomed = augment(square, np.random.default_rng(0), 0, 0, 0.3)
+    heights, widths = ((zoomed > 127).any(axis=axis).sum(axis=1) for axis in (2, 1))
+    assert np.abs(heights - widths).max() > 2
+
+
+def test_the_same_digit_is_augmented_anew_in_each_iteration() -> None:
+    one = digits(1)
+    learn = training.Digits(one.images.repeat(10, axis=0), one.labels.repeat(10))
+    first, second = (training.batch(CONFIG, learn, iteration)[0] for iteration in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+def test_the_loss_is_the_mean_over_all_digits(tmp_path, monkeypatch) -> None:
+    run(tmp_path / "run", replace(CONFIG, iterations=3))
+    network = training.open_run(tmp_path / "run", threads=1)
+    whole = training.evaluate(network, TRAINING)
+    monkeypatch.setattr(training, "EVALUATION_BATCH", 7)
+    parts = training.evaluate(network, TRAINING)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert parts.accuracy == whole.accuracy
+
+
+def test_of_two_equally_accurate_networks_the_surer_is_better(tmp_path, monkeypatch) -> None:
+    scores = iter([training.Score(loss, 0.5) for loss in (0.9, 0.9, 0.8, 0.8, 0.85, 0.85)])
+    monkeypatch.setattr(training, "evaluate", lambda *_: next(scores))
+    run(tmp_path / "run", replace(CONFIG, iterations=9))
+    with safe_open(tmp_path / "run" / training.BEST, "numpy") as file:
+        assert file.metadata()["iteration"] == "6"
+
+
+def test_a_run_goes_on_though_its_digits_have_moved(tmp_path) -> None:
+    run(tmp_path / "run", replace(CONFIG, iterations=3, data="here"))
+    run(tmp_path / "run", replace(CONFIG, iterations=3, data="there"), resume=True)
+    assert len(training.read_metrics(tmp_path / "run")) == 1
+
+
 def test_the_papers_rate_is_that_of_a_sum_over_the_batch() -> None:
     optimiser = make_config("paper", "cnn", "torch").make_optimiser()
     assert isinstance(optimiser, SGD)
     rate = optimiser.learning_rate
-    assert [rate(i) for i in (0, 33_332, 33_333, 66_666, 99_999)] == pytest.approx(
-        [0.05, 0.05, 0.005, 0.0005, 0.0005]
+    assert [rate(i) for i in (0, 33_332, 33_333, 66_665, 66_666, 99_999)] == pytest.approx(
+        [0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005]
     )
     assert make_config("paper", "cnn", "numpy").iterations == 5000
     adam = make_config("paper", "cnn", "numpy", optimiser="adam", schedule="constant")
@@ -278,7 +324,7 @@ def test_the_papers_rate_is_that_of_a_sum_over_the_batch() -> None:
 
 
 def test_one_cycle_rises_and_falls_to_nothing() -> None:
-    rate = OneCycle(0.1, 100, warm_up=0.2)
+    rate = OneCycle(0.1, 100)
     rates = [rate(i) for i in range(100)]
     assert rates[19] == max(rates) == pytest.approx(0.1)
     assert np.diff(rates[:20]).min() > 0

@@ -152,6 +152,14 @@ def test_batch_norm_of_a_constant_channel_is_its_shift():
     assert np.isfinite(backward(np.arange(4.0)[:, None])[0]).all()
 
 
+def test_the_variance_is_raised_by_a_hundred_thousandth():
+    x, one, zero = np.array([[-0.01], [0.01]]), np.ones(1), np.zeros(1)
+    expected = pytest.approx(x / np.sqrt(1.1e-4))
+    y, _, statistics = batch_norm(x, one, zero)
+    assert y == expected
+    assert batch_norm_at_run_time(x, one, zero, statistics)[0] == expected
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
 def test_moving_average_weighs_the_new_value(weight):
     old, new = Statistics(np.zeros(2), np.ones(2)), Statistics(np.full(2, 4.0), np.full(2, 9.0))

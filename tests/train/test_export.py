@@ -18,6 +18,7 @@ from faceresnet.train import export as exporting
 from faceresnet.train import recipes
 from faceresnet.train.export import (
     CalibrationPhotos,
+    average,
     check,
     export,
     halve,
@@ -28,7 +29,7 @@ from faceresnet.train.export import (
 )
 from faceresnet.train.fold import fold_pixels
 from faceresnet.train.model import FaceResNet
-from faceresnet.train.runs import load_weights, make_spec, write_json
+from faceresnet.train.runs import LAST, load_weights, make_spec, write_json
 from faceresnet.train.validation import TorchDetector
 from train.samples import face_photo, small_network, small_recipe, write_split
 
@@ -331,6 +332,27 @@ def test_a_folder_without_checkpoints_cannot_be_exported(tmp_path):
     write_json(tmp_path / "recipe.json", asdict(small_recipe()))
     with pytest.raises(TrainingError, match="has no checkpoint yet"):
         load_run(tmp_path)
+
+
+def test_without_a_best_checkpoint_the_last_is_taken(model, tmp_path):
+    write_json(tmp_path / "recipe.json", asdict(small_recipe()))
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    (tmp_path / LAST).parent.mkdir()
+    torch.save({"state_dict": state}, tmp_path / LAST)
+    _, loaded = load_run(tmp_path)
+    assert torch.equal(loaded.classify.predict.weight, model.classify.predict.weight)
+
+
+def test_networks_are_averaged_weight_by_weight(model, tmp_path):
+    others = [copy.deepcopy(model) for _ in range(2)]
+    for number, other in enumerate(others, 1):
+        with torch.no_grad():
+            other.classify.predict.bias += 3 * number
+        save_weights(other, tmp_path / f"{number}.safetensors")
+    mean = average(model, [tmp_path / f"{number}.safetensors" for number in (1, 2)])
+    bias = model.classify.predict.bias + 3
+    torch.testing.assert_close(mean.classify.predict.bias, bias)
+    torch.testing.assert_close(mean.backbone.conv1.weight, model.backbone.conv1.weight)
 
 
 def test_weights_are_written_to_start_from(model, tmp_path):

@@ -40,7 +40,8 @@ def test_ahead_ends_when_told_to_though_the_source_hangs(monkeypatch):
 
     def source():
         yield 1
-        release.wait(60)
+        release.wait(5)
+        yield 2
 
     with Ahead(source(), 3, halt) as items:
         assert next(items) == 1

@@ -78,6 +78,56 @@ def test_a_face_hidden_for_a_moment_keeps_its_id_and_one_gone_for_long_gets_anot
     assert ids[-1] == [2]
 
 
+@pytest.mark.parametrize("side", [20, 60, 200])
+def test_a_face_of_any_size_that_turns_round_keeps_its_id(side):
+    way = [2 * side * min(n, 20 - n) / 5 for n in range(20)]
+    tracker = Tracker(5)
+    ids = [tracker(faces((100 + x, 200), side=side), n / 5).tolist() for n, x in enumerate(way)]
+    assert ids[1:] == [[1]] * 19
+
+
+def test_a_face_that_goes_round_in_a_wide_curve_keeps_its_id():
+    angles = np.arange(20) / 5
+    looks = [[(300 + 174 * np.sin(a), 374 - 174 * np.cos(a))] for a in angles]
+    assert follow(Tracker(5), looks, 5)[1:] == [[1]] * 19
+
+
+def test_a_face_whose_edges_jump_keeps_its_id():
+    rng = np.random.default_rng(0)
+    tracker, ids = Tracker(25), []
+    for number in range(100):
+        box = np.array([[200, 100, 400, 300]]) + rng.normal(0, 30, 4)
+        face = Detections(box.astype(np.float32), np.array([0.9], np.float32), SIZE)
+        ids.append(tracker(face, number / 25).tolist())
+    assert ids[1:] == [[1]] * 99
+
+
+def test_a_face_may_be_hidden_for_two_looks_however_rare_they_are():
+    looks = [[(100, 100)]] * 4 + [[]] * 2 + [[(100, 100)]] * 2
+    assert follow(Tracker(2, lost_s=0.1), looks, 2)[-1] == [1]
+
+
+def test_a_likeness_that_is_asked_for_is_kept_to():
+    looks = [[(100 + 30 * n, 100)] for n in range(4)]
+    assert follow(Tracker(30), looks, 30)[-1] == [1]
+    assert follow(Tracker(30, min_iou=0.9), looks, 30)[-1] == [-1]
+
+
+@pytest.mark.parametrize(("rate", "identity"), [(30, 2), (3, 1)])
+def test_a_face_beside_the_last_one_is_the_same_only_where_looks_are_rare(rate, identity):
+    looks = [[(100, 100)]] * 4 + [[(150, 100)]] * 2
+    assert follow(Tracker(rate), looks, rate)[-1] == [identity]
+
+
+def test_ids_are_the_callers_own():
+    tracker = Tracker(30)
+    for number in range(3):
+        ids = tracker(faces((100, 100)), number / 30)
+        ids[:] = 99
+    tracker(faces((100, 100)), 3 / 30)
+    assert tracker.previous.tolist() == [1]
+
+
 def test_irregular_times():
     times_s = np.cumsum([0.01, 0.2, 0.03, 0.4, 0.05, 0.3, 0.02, 0.25])
     tracker = Tracker(8)
@@ -96,6 +146,12 @@ def test_faint_faces_continue_tracks_but_start_none():
     for number, score in enumerate([0.9, 0.9, 0.3, 0.3]):
         ids = tracker(faces((100, 100), (400, 100), scores=[score, 0.3]), number / 30).tolist()
     assert ids == [1, -1]
+
+
+def test_with_a_threshold_of_0_the_faintest_face_starts_a_track():
+    tracker = Tracker(30, threshold=0.0)
+    ids = [tracker(faces((100, 100), scores=[0.05]), n / 30).tolist() for n in range(3)]
+    assert ids == [[-1], [1], [1]]
 
 
 def test_no_faces():
