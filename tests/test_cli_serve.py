@@ -111,6 +111,8 @@ def test_a_service_for_everyone_says_so(run, started, monkeypatch):
         (["--threshold", 2], "threshold"),
         (["--fetch-network", "10.0.0.0/8"], "--fetch-urls"),
         (["--fetch-urls", "--fetch-network", "ten"], "ten"),
+        (["--allow-origin", "foo"], "as in https://example.org, got 'foo'"),
+        (["--root-path", "foo"], "as in /faces, got 'foo'"),
         (["--api-key-file", "nowhere"], "nowhere"),
         (["--api-key-file", "/dev/null"], "no API key"),
         (["--certificate", "x.pem"], "--certificate-key"),
@@ -162,6 +164,33 @@ def test_workers_share_the_threads(monkeypatch):
     assert threads_each(2, 6) == 3
     with pytest.raises(ValueError, match="workers"):
         threads_each(0, None)
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "https://example.org", "http://[::1]:8000", "chrome-extension://a_b"]
+)
+def test_origins(origin):
+    assert Settings(allow_origins=(origin,)).allow_origins == (origin,)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("", "null", "example.org", "https://", "https://example.org/", "https://Example.org"),
+        *("https://example.org:443", "http://example.org:80", "https://joe@example.org"),
+        "https://a:b",
+    ],
+)
+def test_what_no_browser_calls_an_origin(origin):
+    with pytest.raises(ValueError, match=r"https://example\.org"):
+        Settings(allow_origins=(origin,))
+
+
+@pytest.mark.parametrize("path", ["/", "/faces/", "a/b", "//a", "/a b", "/ä", "/a?b"])
+def test_paths_that_no_proxy_takes_off(path):
+    with pytest.raises(ValueError, match="root_path"):
+        server.Listening(root_path=path)
+    server.Listening(root_path="/faces/v1")
 
 
 def test_keys():

@@ -187,6 +187,21 @@ def test_bad_arguments_are_refused_in_one_line(clip, capsys, arguments, message)
     assert "geheim" not in captured.err
 
 
+def test_no_events_go_into_the_film(clip, run):
+    """Whatever it is called."""
+    before = Path("clip.mp4").read_bytes()
+    day = Path("out/clip/2026-03-01")
+    day.mkdir(parents=True)
+    os.link("clip.mp4", day / "events.jsonl")
+    Path("link").symlink_to("clip.mp4")
+    for place in (["--jsonl", "clip.mp4"], ["--jsonl", "link"], ["--save-events", "out"]):
+        status, out, err = run("clip.mp4", *place)
+        assert (status, out) == (2, "")
+        assert "is a video that is watched: choose another name" in err
+        assert err.count("\n") == 1
+    assert Path("clip.mp4").read_bytes() == before
+
+
 def test_a_signal_ends_it_though_a_camera_hangs(begin, tmp_path):
     with BadServer(None) as server:
         url = f"rtsp://joe:geheim@127.0.0.1:{server.port}/x"

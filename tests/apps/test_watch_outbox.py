@@ -1,8 +1,10 @@
 import http.server
 import json
 import os
+import socket
 import threading
 import time
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -197,6 +199,37 @@ def test_draining_ends_where_nobody_takes_events_or_when_told(hook):
     assert (outbox.undelivered, outbox.state.dropped) == (2, 1), "one is on its way"
 
 
+def test_an_answer_that_trickles_in_counts_as_none(monkeypatch):
+    """Each byte comes soon enough; all of them would take for ever."""
+    monkeypatch.setenv("no_proxy", "*")
+    posts, over = [], threading.Event()
+
+    def trickle(listener):
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                posts.append(connection)
+                threading.Thread(target=drip, args=(connection,), daemon=True).start()
+
+    def drip(connection):
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while not over.wait(0.1):
+                connection.sendall(b"a")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=trickle, args=(listener,), daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        outbox = Outbox(Webhook(url, timeout_s=0.5, pauses_s=(0.01,)))
+        outbox.put(event())
+        wait_for(lambda: outbox.state.failed == 1)
+        wait_for(lambda: not [t for t in threading.enumerate() if t.name == "post"])
+        over.set()
+    assert len(posts) == 2
+    assert "no answer within 0.5 s" in outbox.state.error
+    outbox.close(10)
+
+
 def test_nobody_there_is_counted(hook):
     server = hook()
     url = server.url
@@ -280,6 +313,48 @@ def test_a_line_that_a_crash_cut_short_is_ended_first(tmp_path):
     file.unlink()  # as logrotate does
     append_line(file, "{}")
     assert file.read_text() == "{}\n"
+
+
+@contextmanager
+def files_of(size_bytes):
+    """No file may become larger: as on a full disk, a write is cut short, and the next fails."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_line_that_does_not_fit_leaves_nothing_behind(tmp_path):
+    file = tmp_path / "events.jsonl"
+    append_line(file, "0123456789")
+    failures = []
+    with files_of(16):
+        try:
+            append_line(file, "0123456789")
+        except OSError as error:
+            failures.append(error)
+    assert failures, "a line cut short counts as written"
+    assert file.read_text() == "0123456789\n"
+    append_line(file, "{}")
+    assert file.read_text() == "0123456789\n{}\n"
+
+
+def test_a_pipe_that_takes_a_little_at_a_time(tmp_path):
+    class Narrow:
+        taken = b""
+
+        def write(self, content):
+            self.taken += bytes(content[:7])
+            return min(7, len(content))
+
+    os.mkfifo(tmp_path / "events")
+    lines = JsonLines(tmp_path / "events", pictures=False)
+    lines._pipe = pipe = Narrow()
+    lines.deliver(event(), threading.Event())
+    assert json.loads(pipe.taken) == event().to_dict()
 
 
 def test_lines_to_a_pipe_come_at_once_and_it_stays_open(tmp_path):

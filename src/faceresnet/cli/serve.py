@@ -81,7 +81,8 @@ def serve(
     timeout: Annotated[
         float,
         typer.Option(
-            help="Seconds for a body to arrive (408), and again for the answer (504).",
+            help="Seconds for the head of a request to arrive (else its connection ends), for its "
+            "body (408), and again for the answer (504).",
             rich_help_panel=LIMITS,
         ),
     ] = 30.0,
@@ -97,7 +98,7 @@ def serve(
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
-            help="Pages of this origin (https://example.org) may call from a browser; repeatable.",
+            help="Pages of this origin (https://example.org) may call from a browser, * those of all; repeatable.",
             rich_help_panel=ACCESS,
         ),
     ] = None,

@@ -184,12 +184,12 @@ def photo():
 
 
 class Server:
-    """`faceresnet serve` as its own process, on a free port."""
+    """`faceresnet serve` as its own process, on a free port; `before` is what starts it."""
 
-    def __init__(self, *arguments, environment=None):
+    def __init__(self, *arguments, environment=None, before=()):
         command = [sys.executable, "-m", "faceresnet", "serve", "--port", "0", *map(str, arguments)]
         self.running = subprocess.Popen(
-            command,
+            [*before, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -12,6 +12,7 @@ from PIL import Image
 from conftest import blob_image
 from faceresnet.apps.serve import photos
 from faceresnet.apps.serve.app import create_app
+from faceresnet.apps.serve.connections import Unread
 from faceresnet.apps.serve.refusals import REFUSALS
 from faceresnet.apps.serve.settings import Settings
 
@@ -199,6 +200,15 @@ def test_broken_forms_and_json(blobs, kind, body):
     assert code(answer)[1] in ("invalid_request", "no_image")
 
 
+@pytest.mark.parametrize("charset", ["undefined", "punycode"])
+def test_names_that_are_not_in_the_forms_charset(blobs, charset):
+    body = b'--x\r\nContent-Disposition: form-data; name="a..\xff"; filename="b"\r\n\r\n1\r\n--x--'
+    form = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
+    answer = blobs.post("/v1/detect", content=body, headers=form)
+    assert code(answer) == (422, "invalid_request")
+    assert "utf-8" in answer.json()["error"]["message"]
+
+
 def test_addresses_are_off_by_default(blobs):
     answer = blobs.post("/v1/detect", json={"url": "http://127.0.0.1/photo.jpg"})
     assert code(answer) == (403, "url_disabled")
@@ -324,7 +334,7 @@ def test_a_body_that_comes_too_slowly(serve):
     client = serve(timeout_s=0.2)
     start = time.monotonic()
     status, headers, body, _ = asyncio.run(
-        call(client.app, chunks=[b"\xff\xd8\xff"] * 100, slow=0.05)
+        call(Unread(client.app, 9), chunks=[b"\xff\xd8\xff"] * 100, slow=0.05)
     )
     assert (status, json.loads(body)["error"]["code"]) == (408, "upload_timeout")
     assert headers[b"connection"] == b"close"

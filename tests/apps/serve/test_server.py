@@ -101,6 +101,14 @@ def test_a_worker_that_dies_is_replaced(blob_model, photo):
     server.end()
 
 
+def test_workers_end_with_a_parent_that_was_killed(blob_model):
+    """The port is free again."""
+    server = Server("--model", blob_model, "--threads", "2", "--workers", "2").wait_until_ready(2)
+    assert server.end(signal.SIGKILL)[0] == -signal.SIGKILL  # once nobody holds its pipes
+    host, port = server.address.removeprefix("http://").split(":")
+    socket.create_server((host, int(port))).close()
+
+
 def test_a_worker_that_died_holds_nothing(tmp_path, monkeypatch):
     """Whatever it had counted as waiting or ready when it was killed."""
     monkeypatch.setenv(MULTIPROCESS_VARIABLE, str(tmp_path))

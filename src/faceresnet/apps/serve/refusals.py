@@ -60,8 +60,6 @@ class Refusal(Exception):
             return {"Retry-After": str(RETRY_AFTER_S)}
         if self.status == 401:
             return {"WWW-Authenticate": "Bearer"}
-        if self.status == 408:
-            return {"Connection": "close"}
         return {}
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
+import multiprocessing
 import os
+import re
 import signal
 import socket
 import ssl
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import cast
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.supervisors.multiprocess import Multiprocess
 
 from faceresnet.apps.serve.app import create_app
 from faceresnet.apps.serve.batching import Detector
+from faceresnet.apps.serve.connections import Connection, Unread, bounded
 from faceresnet.apps.serve.metrics import MULTIPROCESS_VARIABLE, forget_worker
 from faceresnet.apps.serve.settings import Settings, threads_each
 from faceresnet.detector import FaceDetector
 from faceresnet.errors import FaceResNetError, reason
 
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-
 #: How long Python lets one thread keep the interpreter while others wait, in seconds. At its usual
 #: 5 ms a batch that is done waits for whatever the event loop is at.
 SWITCH_S = 0.001
+#: Paths that a proxy can take off.
+_ROOT_PATH = re.compile(r"(/[^/?#%\s]+)*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,9 @@ class Listening:
         access_log: print a line for each request.
         root_path: path that a proxy in front takes off.
         certificate, key: PEM files; with them the service speaks https.
+
+    Raises:
+        ValueError: `root_path` is no path.
     """
 
     host: str = "127.0.0.1"
@@ -52,6 +60,13 @@ class Listening:
     root_path: str = ""
     certificate: str | None = None
     key: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.root_path.isascii() and _ROOT_PATH.fullmatch(self.root_path)):
+            raise ValueError(
+                f"root_path must begin with a slash and not end with one, as in /faces, "
+                f"got '{self.root_path}'"
+            )
 
 
 def open_detectors(settings: Settings) -> list[Detector]:
@@ -73,10 +88,19 @@ def open_detectors(settings: Settings) -> list[Detector]:
     return [detector]
 
 
-def worker_app(settings: Settings) -> FastAPI:
+def worker_app(settings: Settings) -> ASGIApp:
     """The application of one of several workers, in its own process."""
     sys.setswitchinterval(SWITCH_S)
-    return create_app(settings, partial(open_detectors, settings))
+    threading.Thread(target=_leave_with_parent, name="parent", daemon=True).start()
+    return Unread(create_app(settings, partial(open_detectors, settings)), settings.max_bytes)
+
+
+def _leave_with_parent() -> None:
+    """End this worker when its parent has, even if it was killed: nobody else would."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def serve(settings: Settings, listening: Listening, started: Callable[[str], None] = print) -> None:
@@ -102,7 +126,7 @@ def serve(settings: Settings, listening: Listening, started: Callable[[str], Non
         started(f"{scheme}://{_shown(listening.host)}:{listener.getsockname()[1]}")
         if listening.workers == 1:
             sys.setswitchinterval(SWITCH_S)
-            app = create_app(settings, lambda: detectors)
+            app = Unread(create_app(settings, lambda: detectors), settings.max_bytes)
             server = uvicorn.Server(_config(app, settings, listening))
             # Afterwards uvicorn hands the signal on to whoever had it before: to itself, so that
             # a service that was asked to end has ended well.
@@ -136,7 +160,7 @@ class _Workers(Multiprocess):
 
 
 def _config(
-    app: FastAPI | partial[FastAPI],
+    app: ASGIApp | partial[ASGIApp],
     settings: Settings,
     listening: Listening,
     *,
@@ -149,6 +173,8 @@ def _config(
         access_log=listening.access_log,
         log_level="info" if listening.access_log else "warning",
         root_path=listening.root_path,
+        # It is called as the class is.
+        http=cast(type[asyncio.Protocol], partial(Connection, timeout_s=settings.timeout_s)),
         ssl_certfile=listening.certificate,
         ssl_keyfile=listening.key,
         ws="none",
@@ -184,7 +210,7 @@ def _listen(listening: Listening) -> socket.socket:
             "choose others with --host and --port (0 takes a free port)"
         ) from error
     listener.set_inheritable(True)
-    return listener
+    return bounded(listener)
 
 
 def _shown(host: str) -> str:

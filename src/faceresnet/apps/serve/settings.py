@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
 from faceresnet.processors import cores
 from faceresnet.weights import DEFAULT_MODEL
+
+#: What browsers call the origin of a page, without the port that its scheme has anyway.
+_ORIGIN = re.compile(
+    r"(?!http:.*:80$|https:.*:443$)[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]+)?"
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,8 @@ class Settings:
         queue_size: photos that one worker holds at most, waiting or in work.
         timeout_s: longest time for a body to arrive, and again for its photos to be looked at.
         api_keys: who gives one of these may detect; none lets everyone.
-        allow_origins: pages of these origins may call the service from a browser (CORS).
+        allow_origins: pages of these origins may call the service from a browser (CORS); ``*``
+            stands for all.
         fetch_urls: photos may be named by an address, which the service fetches.
         url_networks: networks whose addresses may be fetched though they are not public.
 
@@ -73,6 +80,12 @@ class Settings:
             )
         if any(not key or not key.isprintable() or not key.isascii() for key in self.api_keys):
             raise ValueError("an API key is printable ASCII and not empty")
+        for origin in self.allow_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    "an allowed origin is * or a scheme and a host in small letters, without a "
+                    f"path, as in https://example.org, got '{origin}'"
+                )
         for network in self.url_networks:
             ipaddress.ip_network(network)  # its own ValueError says what is wrong
 

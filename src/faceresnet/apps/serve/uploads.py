@@ -182,6 +182,10 @@ async def _from_form(request: Request, settings: Settings, intake: Intake) -> li
         if "Too many files" in error.message:
             raise _too_many(settings.max_images) from error
         raise Refusal("invalid_request", f"the form is broken: {error.message}") from error
+    except UnicodeError as error:  # of a codec that Starlette does not expect to fail so
+        raise Refusal(
+            "invalid_request", "the form's names are not in its charset: send them in utf-8"
+        ) from error
     try:
         for field, value in form.multi_items():
             if not isinstance(value, UploadFile):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from faceresnet.apps.watch.events import (
 )
 from faceresnet.apps.watch.metrics import Metrics, MetricsServer
 from faceresnet.apps.watch.outbox import (
+    EVENTS_FILE,
     EventFolder,
     JsonLines,
     Outbox,
@@ -160,7 +162,8 @@ class Watch:
         stop: ends `run` once it is set.
 
     Raises:
-        ValueError, FaceResNetError: an outlet's address or file is none, or cannot be used.
+        ValueError, FaceResNetError: an outlet's address or file is none, is a film that is watched,
+            or cannot be used.
         MissingExtraError: a library is not installed.
     """
 
@@ -182,6 +185,7 @@ class Watch:
         self._wake = threading.Event()
         self._stop = stop or threading.Event()
         self._looks = self._events = 0
+        _refuse_films(self._options, sources)
         self._cameras = [self._camera(source) for source in sources]
         self._tracking()  # here it fails early, should a library be missing
         outlets = _outlets(self._options)
@@ -371,6 +375,22 @@ def give_back_memory() -> None:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc: nothing to do
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _refuse_films(options: WatchOptions, sources: Sequence[Source]) -> None:
+    """Make sure that no events are added to a film.
+
+    Raises:
+        ValueError: they would be.
+    """
+    films = [Path(str(source.address)) for source in sources if not source.live]
+    files = [Path(options.jsonl)] if options.jsonl not in (None, "-") else []
+    if options.save_events is not None:
+        for source in sources:
+            files += (options.save_events / source.name).glob(f"*/{EVENTS_FILE}")
+    for file in files:
+        if os.path.exists(file) and any(film.exists() and file.samefile(film) for film in films):
+            raise ValueError(f"{file} is a video that is watched: choose another name for events")
 
 
 def _outlets(options: WatchOptions) -> list[Outlet]:

@@ -13,14 +13,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import IO, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from faceresnet import images
 from faceresnet.apps.watch.events import Event
 from faceresnet.errors import FaceResNetError, MissingExtraError, reason
 from faceresnet.video.addresses import mask
+
+if TYPE_CHECKING:
+    import httpx
 
 #: Events that wait for one outlet at most; crops wait with them, about 0.5 MB each.
 CAPACITY = 200
@@ -29,6 +34,8 @@ WEBHOOK_TIMEOUT_S = 5.0
 WEBHOOK_PAUSES_S = (0.5, 2.0, 5.0)
 #: How often to look whether everything is delivered, s.
 POLL_S = 0.05
+#: Name of the file of a day's events, beside its pictures.
+EVENTS_FILE = "events.jsonl"
 #: Answers that mean "not now"; others from 400 on mean "never".
 TRY_AGAIN = frozenset({408, 425, 429, *range(500, 600)})
 
@@ -180,7 +187,7 @@ class EventFolder:
         if event.picture is not None and event.crop is not None:
             images.write(event.crop.image, self._folder / event.picture)
         line = json.dumps(event.to_dict(pictures=True), ensure_ascii=False)
-        append_line(self._folder / event.day / "events.jsonl", line)
+        append_line(self._folder / event.day / EVENTS_FILE, line)
 
     def close(self) -> None:
         """Nothing stays open between events."""
@@ -198,7 +205,7 @@ class JsonLines:
     def __init__(self, file: Path | str, *, pictures: bool) -> None:
         self._path = None if str(file) == "-" else Path(file)
         self._pictures = pictures
-        self._pipe: IO[bytes] | None = None
+        self._pipe: FileIO | None = None
         if self._path is None or _is_pipe(self._path):  # a pipe may have to wait for its reader
             return
         try:
@@ -222,7 +229,7 @@ class JsonLines:
         if self._pipe is None:
             self._pipe = path.open("ab", buffering=0)
         try:
-            self._pipe.write(f"{line}\n".encode())
+            _write(self._pipe, f"{line}\n".encode())
         except OSError:
             self.close()
             raise
@@ -242,17 +249,31 @@ def _is_pipe(path: Path) -> bool:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file, in one write; one that a crash cut short is ended first.
+    """Add a line to a file, whole or not at all; one that a crash cut short is ended first.
 
     The file is opened each time, so that it may be moved away or deleted meanwhile.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b", buffering=0) as file:
-        if file.seek(0, os.SEEK_END):
+        if end := file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 line = "\n" + line
-        file.write(f"{line}\n".encode())
+        try:
+            _write(file, f"{line}\n".encode())
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+def _write(file: FileIO, content: bytes) -> None:
+    """Write all of it: a single write may take a part only and not say why."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 class Webhook:
@@ -261,7 +282,7 @@ class Webhook:
     Args:
         url: http or https; a user name and a password in it are sent as basic authentication.
         pictures: name the crops' files.
-        timeout_s: for one attempt.
+        timeout_s: for one attempt, from looking up the server to the end of its answer.
         pauses_s: before each further attempt.
 
     Raises:
@@ -291,6 +312,7 @@ class Webhook:
             raise ValueError(f"'{mask(url)}' is no address of a webhook: expected http(s)://…")
         self._url, self._pictures, self._pauses_s = url, pictures, pauses_s
         self._server = f"{parsed.scheme}://{parsed.host}"  # the path may be the secret itself
+        self._timeout_s = timeout_s
         self._client = httpx.Client(timeout=timeout_s)
 
     def deliver(self, event: Event, closing: threading.Event) -> None:
@@ -311,13 +333,31 @@ class Webhook:
         """What is wrong, if anything, and whether it is so for ever."""
         import httpx
 
+        answer: Future[int] = Future()
+        attempt = threading.Thread(
+            target=self._attempt, args=(self._client, content, answer), name="post", daemon=True
+        )
+        attempt.start()
         try:
-            status = self._client.post(self._url, json=content).status_code
+            status = answer.result(self._timeout_s)
+        except TimeoutError:
+            self._client.close()  # with its connection the attempt ends, too
+            self._client = httpx.Client(timeout=self._timeout_s)
+            return f"no answer within {self._timeout_s:g} s", False
         except httpx.HTTPError as error:
             return str(error) or type(error).__name__, False
         if status >= 300:
             return f"the server answers {status}", status not in TRY_AGAIN
         return None, True
+
+    def _attempt(
+        self, client: httpx.Client, content: dict[str, object], answer: Future[int]
+    ) -> None:
+        """Post in a thread of its own: httpx times each read, and knows no time for all of them."""
+        try:
+            answer.set_result(client.post(self._url, json=content).status_code)
+        except Exception as error:  # it is the other thread's to deal with
+            answer.set_exception(error)
 
     def close(self) -> None:
         """Close the connections."""
