@@ -98,7 +98,8 @@ def serve(
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
-            help="Pages of this origin (https://example.org) may call from a browser, * those of all; repeatable.",
+            help="Pages of this origin (https://example.org) may call from a browser, * those of "
+            "all; may be given again.",
             rich_help_panel=ACCESS,
         ),
     ] = None,
@@ -113,7 +114,7 @@ def serve(
     fetch_network: Annotated[
         list[str] | None,
         typer.Option(
-            help="Fetch from this network, too (10.1.0.0/16), on any port; repeatable.",
+            help="Fetch from this network, too (10.1.0.0/16), on any port; may be given again.",
             rich_help_panel=ACCESS,
         ),
     ] = None,
