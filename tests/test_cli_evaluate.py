@@ -162,6 +162,22 @@ def test_refuses_at_once(data: Path, arguments: list[str], message: str) -> None
         raise result.exception
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--json", "{data}/wider_face_split/wider_face_val_bbx_gt.txt"], "part of what is read"),
+        (["--curves", "{data}/WIDER_val/images/x/a.png"], "part of what is read"),
+        (["--predictions", "{data}/w.zip", "--json", "{data}/w.zip"], "part of what is read"),
+        (["--model", "{data}/m.onnx", "--json", "{data}/m.onnx"], "part of what is read"),
+        (["--curves", "a.png", "--json", "a.png"], "named for two results"),
+    ],
+)
+def test_nothing_is_written_over_what_is_read(data: Path, options: list[str], message: str) -> None:
+    given = [option.format(data=data) for option in options]
+    with pytest.raises(ValueError, match=message):
+        succeed("evaluate", "--data", data, *given)
+
+
 def test_a_score_above_1_is_refused(data: Path) -> None:
     result = run("evaluate", "--data", str(data), "--threshold", "3")
     assert result.exit_code == 2

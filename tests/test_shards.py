@@ -278,3 +278,13 @@ def test_a_shard_that_is_packed_anew_is_read_anew(tmp_path):
         pack({"val": source}, file)
         (photo,) = read_split(file, "val")
         assert photo.read().mean() == grey
+
+
+def test_no_shard_takes_the_place_of_its_photos(splits, tmp_path):
+    file = tmp_path / "shard.zip"
+    pack(splits, file)
+    before = file.read_bytes()
+    again = {split: read_split(file, split) for split in splits}
+    with pytest.raises(ValueError, match=r"shard\.zip is part of the data set"):
+        pack(again, file, max_side=32)
+    assert file.read_bytes() == before

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -54,8 +55,10 @@ def pack(
 
     Raises:
         DataError: a photo is not there, or the shard cannot be written.
+        ValueError: the shard would take the place of what it is made from.
         ImageError: a photo is broken.
     """
+    _refuse_source(splits, Path(file))
     everything = iter(progress([photo for photos in splits.values() for photo in photos]))
     try:
         with replacing(file) as partial, zipfile.ZipFile(partial, "w") as archive:
@@ -74,6 +77,18 @@ def pack(
     except OSError as error:
         raise DataError(f"cannot write the shard {file}: {error}") from error
     return file.stat().st_size
+
+
+def _refuse_source(splits: Mapping[str, Sequence[Photo]], file: Path) -> None:
+    """Make sure that the shard does not take the place of what it is made from.
+
+    Raises:
+        ValueError: it would.
+    """
+    place = os.path.realpath(file)
+    for path in {photo.path for photos in splits.values() for photo in photos}:
+        if os.path.realpath(path) == place:
+            raise ValueError(f"{file} is part of the data set: choose another file for the shard")
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,6 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from math import isfinite
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -51,6 +50,8 @@ SPLITS = ("train", "val")
 Predictions = Mapping[str, tuple[Float[np.ndarray, "M 4"], Float[np.ndarray, "M"]]]
 #: Column of the `invalid` flag in a line of the list of faces.
 INVALID_COLUMN = 7
+#: Largest coordinate or size, px, that a list of boxes may hold; areas stay finite in float32.
+LARGEST_NUMBER = 1e9
 #: What `zipfile` raises for archives that are cut off, damaged, encrypted (RuntimeError) or
 #: compressed in a way that it does not know (its subclass NotImplementedError).
 ARCHIVE_ERRORS = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -274,27 +275,27 @@ def _parse_labels(
     while at < len(lines):
         name = lines[at]
         _check_name(name, seen, f"{source}, line {at + 1}")
-        seen.add(name)
-        if at + 1 >= len(lines) or not lines[at + 1].isdecimal():
+        seen.add(str(PurePosixPath(name)))
+        number = _count(lines[at + 1]) if at + 1 < len(lines) else None
+        if number is None:
             found = lines[at + 1] if at + 1 < len(lines) else "the end of the file"
             raise DataError(
                 f"{source}, line {at + 2}: expected the number of faces of {name}, found {found!r}."
             )
-        count = int(lines[at + 1])
         at += 2
         rows = []
-        for index in range(count):
+        for index in range(number):
             row = _numbers(lines[at]) if at < len(lines) else None
             if row is None:
                 found = lines[at] if at < len(lines) else "the end of the file"
                 raise DataError(
-                    f"{source}, line {at + 1}: expected face {index + 1} of {count} of {name} as "
+                    f"{source}, line {at + 1}: expected face {index + 1} of {number} of {name} as "
                     f"'x y w h' and flags, found {found!r}."
                 )
             rows.append(row)
             at += 1
         # The authors' lists follow a count of 0 by one line of zeros.
-        if count == 0 and at < len(lines) and not any(_numbers(lines[at]) or [1.0]):
+        if number == 0 and at < len(lines) and not any(_numbers(lines[at]) or [1.0]):
             at += 1
         yield name, *_faces(rows)
 
@@ -302,11 +303,11 @@ def _parse_labels(
 def _check_name(name: str, seen: set[str], place: str) -> None:
     """Refuse what cannot be the name of a photo in the data set's folder."""
     path = PurePosixPath(name)
-    if not name or _numbers(name) is not None:
+    if not path.name or "\0" in name or _numbers(name) is not None:
         raise DataError(f"{place}: expected the name of a photo, found {name!r}.")
     if path.is_absolute() or ".." in path.parts:
         raise DataError(f"{place}: the photo {name!r} lies outside the data set.")
-    if name in seen:
+    if str(path) in seen:
         raise DataError(f"{place}: the photo {name} is listed twice.")
 
 
@@ -316,7 +317,13 @@ def _numbers(line: str) -> list[float] | None:
         numbers = [float(word) for word in line.split()]
     except ValueError:
         return None
-    return numbers if len(numbers) >= 4 and all(map(isfinite, numbers)) else None
+    usual = all(abs(number) <= LARGEST_NUMBER for number in numbers)
+    return numbers if len(numbers) >= 4 and usual else None
+
+
+def _count(line: str) -> int | None:
+    """Parse the number of boxes that follow; None where it is none."""
+    return int(line) if line.isdecimal() and len(line) <= 9 else None
 
 
 def _faces(rows: list[list[float]]) -> tuple[Float32[np.ndarray, "G 4"], Bool[np.ndarray, "G"]]:
@@ -483,10 +490,10 @@ def _parse_result(
     text: str, source: str
 ) -> tuple[Float[np.ndarray, "M 4"], Float[np.ndarray, "M"]]:
     lines = [line.strip() for line in text.rstrip().split("\n")]
-    if len(lines) < 2 or not lines[1].isdecimal():
+    count = _count(lines[1]) if len(lines) > 1 else None
+    if count is None:
         found = lines[1] if len(lines) > 1 else "the end of the file"
         raise DataError(f"{source}, line 2: expected the number of boxes, found {found!r}.")
-    count = int(lines[1])
     if len(lines) != count + 2:
         raise DataError(
             f"{source}, line {min(len(lines), count + 2)}: expected {count} boxes, as line 2 says, "
@@ -500,7 +507,7 @@ def _parse_result(
             table[index] = [float(word) for word in words[:5]] if len(words) >= 5 else np.nan
         except ValueError:
             table[index] = np.nan
-    broken = np.flatnonzero(~np.isfinite(table).all(axis=1))
+    broken = np.flatnonzero(~(np.abs(table) <= LARGEST_NUMBER).all(axis=1))  # NaN is not
     if len(broken):
         line_number = int(broken[0]) + 3
         raise DataError(

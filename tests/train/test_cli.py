@@ -120,9 +120,11 @@ def test_without_a_val_split_it_says_so_and_goes_on(capsys, tmp_path):
         (["--data", "{data}", "--imitate", "nobody"], "--imitate nobody is neither a file nor"),
         (["--data", "{data}", "--imitate", "{data}/notes.ckpt"], "cannot be imitated by this"),
         (["--data", "{data}", "--set", "distillation.trust=2"], "trust must be above 0"),
+        (["--data", "{data}", "--set", "imitates=x", "--teacher", "x"], "leave --teacher out"),
         (["--data", "{data}", "--keep", "zipped"], "keep must be decoded or encoded"),
         (["--data", "{data}", "--data-device", "tpu"], "must be cpu or cuda"),
         (["--data", "{data}", "--accelerator", "abacus"], "accelerator"),
+        (["--data", "{data}", "--accelerator", "tpu"], "training cannot start"),
         (["--data", "{data}", "--accelerator", "cpu", "--devices", "abc"], "training cannot start"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -10,12 +11,13 @@ import sys
 import time
 import warnings
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import lightning
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from faceresnet.errors import TrainingError
 from faceresnet.evaluation import evaluate, predict
@@ -324,6 +326,37 @@ def test_only_the_first_of_several_processes_writes_the_recipe(data, tmp_path, m
     monkeypatch.setattr(lightning.Trainer, "fit", lambda *_, **__: None)
     run(small_recipe(), data, tmp_path / "run")
     assert not (tmp_path / "run/recipe.json").exists()
+
+
+@pytest.mark.parametrize("ends", [SystemExit(1), SIGTERMException()])
+def test_a_run_that_is_told_to_end_does_not_end_as_if_done(data, tmp_path, monkeypatch, ends):
+    def fit(*_, **__):
+        raise ends
+
+    monkeypatch.setattr(lightning.Trainer, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        run(small_recipe(), data, tmp_path / "run")
+
+
+def test_a_full_disk_says_where_and_what_to_do(data, tmp_path, monkeypatch):
+    def fit(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lightning.Trainer, "fit", fit)
+    with pytest.raises(TrainingError, match=r"run: No space left on device\. Make room"):
+        run(small_recipe(), data, tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint"])
+def test_a_broken_checkpoint_is_named(data, tmp_path, content):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    runs.write_json(folder / "recipe.json", asdict(small_recipe()))
+    (folder / "checkpoints/last.ckpt").write_bytes(content)
+    with pytest.raises(
+        TrainingError, match=r"last\.ckpt cannot be read .* with --init .*best\.ckpt"
+    ):
+        run(small_recipe(), data, folder, resume=True)
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_batch(data, tmp_path, monkeypatch):

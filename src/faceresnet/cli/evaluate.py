@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,6 +129,11 @@ def evaluate(
 
     json = "-" if json in STANDARD_OUTPUT else json
     _check_outputs(curves, worst, save, write_results, None if json == "-" else json)
+    measured = predictions or Path(model)
+    inputs = [*_parts_of(data), *_parts_of(ground_truth)]
+    inputs += measured.iterdir() if measured.is_dir() else [measured]
+    outputs = (curves, save, write_results, None if json in (None, "-") else Path(json))
+    _refuse_overwriting(inputs, [output for output in outputs if output is not None])
     name = evaluation.check_protocol(protocol or "original")
     truth = _read_truth(data, ground_truth, split, event, need_images=predictions is None)
     found: Predictions
@@ -184,6 +190,29 @@ def _check_outputs(
         raise ValueError(f"--save needs a folder, {save} is a file")
     for place in (curves, Path(json) if json else None, save, write_results):
         _check_parents(place)
+
+
+def _parts_of(folder: Path | None) -> list[Path]:
+    """What belongs to a data set in its folder, where there may be other things."""
+    names = ("WIDER_*", "wider_face*", "*.mat", "*.zip")
+    return [path for name in names for path in folder.glob(name)] if folder else []
+
+
+def _refuse_overwriting(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Make sure that no result goes over what is measured, or over another result.
+
+    Raises:
+        ValueError: it would.
+    """
+    read = {os.path.realpath(place) for place in inputs}
+    written = set()
+    for output in outputs:
+        place = os.path.realpath(output)
+        if read.intersection([place, *map(str, Path(place).parents)]):
+            raise ValueError(f"{output} is part of what is read: choose another place for it")
+        if place in written:
+            raise ValueError(f"{output} is named for two results: give each a place of its own")
+        written.add(place)
 
 
 def _check_parents(place: Path | None) -> None:

@@ -132,6 +132,7 @@ def train(
     """
     require("torch", "lightning")
     from faceresnet.train import loop, recipes, runs, settings
+    from faceresnet.train.machine import is_first_process
 
     chosen = runs.read_recipe(out) if resume else recipes.recipe(recipe or "faceresnet-n")
     if recipe not in (None, chosen.name):
@@ -148,6 +149,10 @@ def train(
     if reshape not in (None, *runs.RESHAPINGS):
         expected = ", ".join(runs.RESHAPINGS)
         raise ValueError(f"--reshape must be one of {expected}, got {reshape!r}")
+    if chosen.imitates and chosen.distillation.teacher:
+        raise ValueError(
+            "--imitate learns from no labels, so nothing is left to teach: leave --teacher out"
+        )
     if reshape and init is None and not resume:
         raise ValueError(f"--reshape {reshape} needs the weights of another network: give --init")
     splits = read_training_splits(data, event)
@@ -172,7 +177,8 @@ def train(
         nodes=nodes,
         progress=progress("reading photos", len(training)),
     )
-    typer.echo(f"trained: {checkpoint}. Next: faceresnet export {out} --out model.onnx")
+    if is_first_process():
+        typer.echo(f"trained: {checkpoint}. Next: faceresnet export {out} --out model.onnx")
 
 
 def export(
@@ -231,6 +237,8 @@ def export(
     given = checkpoint if checkpoint in ("best", "last") else Path(checkpoint)
     if isinstance(given, Path) and not given.is_file():
         raise ValueError(f"--checkpoint must be best, last or a file, got {checkpoint!r}")
+    if out.is_dir():
+        raise ValueError(f"--out needs a file, {out} is a folder")
     if fp16 and int8:
         raise ValueError("--fp16 and --int8 exclude each other: export twice")
     if int8 and data is None:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from faceresnet import images
 from faceresnet.atomic import replacing
 from faceresnet.engine import INPUT, OUTPUTS, open_engine
-from faceresnet.errors import TrainingError
+from faceresnet.errors import TrainingError, reason
 from faceresnet.spec import ModelSpec
 from faceresnet.train.fold import fold_pixels
 from faceresnet.train.model import FaceResNet, Network
@@ -120,13 +121,19 @@ def save_weights(model: FaceResNet, file: Path, *, half: bool = False) -> None:
     """Write the weights as .safetensors, to start other trainings from.
 
     With `half` convolutions are in float16; normalisations and biases, which need its range, not.
+
+    Raises:
+        TrainingError: the file cannot be written.
     """
     state = {
         name: (value.half() if half and value.ndim > 1 else value).contiguous()
         for name, value in model.state_dict().items()
     }
-    with replacing(file) as partial:
-        save_file(state, partial)
+    try:
+        with replacing(file) as partial:
+            save_file(state, partial)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"cannot write {file}: {reason(error)}") from error
 
 
 def export(model: FaceResNet, spec: ModelSpec, file: Path) -> None:

@@ -26,9 +26,9 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from faceresnet.errors import TrainingError
+from faceresnet.errors import TrainingError, reason
 from faceresnet.train.augment import make_batch
-from faceresnet.train.backbone import load_state
+from faceresnet.train.backbone import first_line, load_state
 from faceresnet.train.batches import Data
 from faceresnet.train.callbacks import EndsAtOnce, Journal, Validations, moving_average
 from faceresnet.train.grow import settle
@@ -152,16 +152,33 @@ def train(
         data = Data(photos, recipe, 0 if alone else workers, teacher)
         if trainer.is_global_zero:  # not before everything that can be refused
             write_json(folder / RECIPE_FILE, asdict(recipe))
-        trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
+        try:
+            trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
+        except SystemExit as error:  # how Lightning ends at Ctrl-C and SIGTERM, as if all were done
+            raise KeyboardInterrupt from error
+        except OSError as error:
+            raise TrainingError(
+                f"cannot write into {folder}: {reason(error)}. Make room, then go on with --resume"
+            ) from error
     return last
 
 
 def count_epochs(schedule: Schedule, checkpoint: Path | None) -> int:
-    """Epochs of a whole run, those before its last checkpoint as they were."""
+    """Epochs of a whole run, those before its last checkpoint as they were.
+
+    Raises:
+        TrainingError: the checkpoint cannot be read.
+    """
     epochs, done = 0, schedule.start
     if checkpoint is not None:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        epochs, done = saved["epoch"] + 1, done + saved["global_step"]
+        try:
+            saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+            epochs, done = saved["epoch"] + 1, done + saved["global_step"]
+        except Exception as error:  # whatever a file that is none makes torch stumble over
+            raise TrainingError(
+                f"{checkpoint} cannot be read ({first_line(error)}): start a new run, with --init "
+                f"{checkpoint.with_name(BEST.name)} if that is whole"
+            ) from error
     while (end := schedule.epoch_end(done)) > done:
         epochs, done = epochs + 1, end
     return epochs
@@ -233,5 +250,6 @@ def make_trainer(
             enable_progress_bar=interactive,
             enable_model_summary=False,
         )
-    except (MisconfigurationException, TypeError) as error:  # TypeError: devices that are no number
+    # TypeError: devices that are no number; ImportError: what an accelerator would need.
+    except (MisconfigurationException, TypeError, ImportError) as error:
         raise TrainingError(f"training cannot start here: {error}") from error

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from faceresnet.errors import TrainingError
 
@@ -50,6 +51,11 @@ def has_bf16(accelerator: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("bf16"))
+
+
+def is_first_process() -> bool:
+    """Whether this one, of those that train together, speaks for all."""
+    return not getattr(rank_zero_only, "rank", 0)
 
 
 @contextlib.contextmanager

@@ -84,6 +84,13 @@ class Network:
                 "depths and planes need four positive numbers, one for each stage, "
                 f"got {self.depths} and {self.planes}"
             )
+        if min(self.stem, self.pyramid) < 1 or self.head_blocks < 0:
+            raise ValueError(
+                "stem and pyramid must be at least 1 and head_blocks at least 0, "
+                f"got {self.stem}, {self.pyramid} and {self.head_blocks}"
+            )
+        if self.stem_kernel < 1 or self.stem_kernel % 2 == 0:
+            raise ValueError(f"stem_kernel must be odd and positive, got {self.stem_kernel}")
         if self.inner and (len(self.inner) != 4 or min(self.inner) < 1):
             raise ValueError(f"inner needs four positive numbers or none, got {self.inner}")
         if self.prior is not None and not 0 < self.prior < 1:
