@@ -16,13 +16,23 @@ CONTENT = bytes(range(256)) * 20_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
+BROKEN_ADDRESSES = ("http://[::1", f"http://{'a' * 80}.example/", f"http://127.0.0.1:{'9' * 20}/")
+
+
 class Mirror(BaseHTTPRequestHandler):
-    """/good resumes, /plain cannot, /breaks sends a third at a time, /wrong lies, /mute hangs."""
+    """/good resumes, /plain cannot, /breaks sends a third at a time, /wrong lies, /mute hangs.
+
+    /to leads to an address of `BROKEN_ADDRESSES`, /long claims a length of 5000 digits.
+    """
 
     def do_GET(self) -> None:
         self.server.requests.append((self.path, self.headers.get("Range")))
         if self.path == "/missing":
             return self.send_error(404)
+        if self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", BROKEN_ADDRESSES[int(self.path.removeprefix("/to/"))])
+            return self.end_headers()
         if self.path == "/mute":
             self.server.release.wait(10)
             return None
@@ -36,7 +46,8 @@ class Mirror(BaseHTTPRequestHandler):
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         if self.path != "/chunked":
-            self.send_header("Content-Length", str(len(content) - start))
+            length = "9" * 5000 if self.path == "/long" else str(len(content) - start)
+            self.send_header("Content-Length", length)
         self.end_headers()
         body = content[start:]
         self.wfile.write(body[: len(CONTENT) // 3] if self.path == "/breaks" else body)
@@ -91,10 +102,11 @@ def test_a_wrong_file_is_replaced(server: Server, tmp_path: Path) -> None:
     assert file_sha256(target) == SHA256
 
 
-def test_size_may_be_unknown(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["/chunked", "/long"])
+def test_size_may_be_unknown(server: Server, tmp_path: Path, path: str) -> None:
     totals: set[int | None] = set()
     report = lambda done, total: totals.add(total)  # noqa: E731
-    target = fetch([server.url("/chunked")], tmp_path / "file.bin", SHA256, progress=report)
+    target = fetch([server.url(path)], tmp_path / "file.bin", SHA256, progress=report)
     assert target.read_bytes() == CONTENT
     assert totals == {None}
 
@@ -132,7 +144,7 @@ def test_a_foreign_partial_file_is_dropped(server: Server, tmp_path: Path, left:
     assert [wanted for _, wanted in server.requests] == [f"bytes={len(left)}-", None]
 
 
-@pytest.mark.parametrize("bad", ["/missing", "/wrong"])
+@pytest.mark.parametrize("bad", ["/missing", "/wrong", "/to/0", "/to/1", "/to/2"])
 def test_the_next_mirror_helps(server: Server, tmp_path: Path, bad: str) -> None:
     target = tmp_path / "file.bin"
     fetch([server.url(bad), server.url("/good"), server.url("/never")], target, SHA256)
@@ -174,3 +186,9 @@ def test_arguments(tmp_path: Path) -> None:
         fetch(["file:///etc/passwd"], tmp_path / "x", SHA256)
     with pytest.raises(ValueError, match="64 hexadecimal"):
         fetch(["https://example.org/x"], tmp_path / "x", "abc")
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), 1e30])
+def test_a_timeout_that_cannot_be_is_refused(tmp_path: Path, timeout_s: float) -> None:
+    with pytest.raises(ValueError, match="timeout must be above 0 and at most 86400 s, got"):
+        fetch(["https://example.org/x"], tmp_path / "x", SHA256, timeout_s=timeout_s)

@@ -23,6 +23,8 @@ FileProgress = Callable[[str, int, int], None]
 
 CHUNK_BYTES = 1 << 20
 DEFAULT_TIMEOUT_S = 30.0
+#: A day; sockets cannot wait for centuries.
+LONGEST_TIMEOUT_S = 86_400.0
 #: The answer to a range that starts at or beyond the end of the file.
 RANGE_NOT_SATISFIABLE = 416
 
@@ -45,14 +47,15 @@ def fetch(
         target: where it goes; missing folders are made.
         sha256: its checksum, 64 hexadecimal digits.
         progress: called after every chunk.
-        timeout_s: longest silence of a server, in seconds.
+        timeout_s: longest silence of a server, in seconds: above 0, at most `LONGEST_TIMEOUT_S`.
 
     Returns:
         The target.
 
     Raises:
         DownloadError: no mirror had the right file, or it cannot be written here.
-        ValueError: `urls` is empty or not http(s), or `sha256` is no such checksum.
+        ValueError: `urls` is empty or not http(s), `sha256` is no such checksum, or `timeout_s` is
+            out of range.
     """
     if isinstance(urls, str) or not urls:
         raise ValueError(f"urls must be a list with at least one address, got {urls!r}")
@@ -62,6 +65,10 @@ def fetch(
     expected = sha256.lower()
     if not re.fullmatch("[0-9a-f]{64}", expected):
         raise ValueError(f"sha256 must be 64 hexadecimal digits, got {sha256!r}")
+    if not 0 < timeout_s <= LONGEST_TIMEOUT_S:
+        raise ValueError(
+            f"the timeout must be above 0 and at most {LONGEST_TIMEOUT_S:.0f} s, got {timeout_s}"
+        )
     target = Path(target)
     partial = target.with_name(target.name + ".part")
     try:
@@ -121,7 +128,7 @@ def fetch_published(
     """`fetch` a published file into a folder, telling its progress by its name.
 
     Raises:
-        DownloadError: as `fetch`.
+        DownloadError, ValueError: as `fetch`.
     """
 
     def report(done: int, total: int | None) -> None:
@@ -170,7 +177,8 @@ def _append(
         if error.code == RANGE_NOT_SATISFIABLE and start:
             return  # everything is there already, or too much: the checksum decides
         raise _MirrorError(f"HTTP {error.code} {error.reason}") from error
-    except (OSError, HTTPException) as error:
+    # The last two come of a redirect to an address that is none, or has no such port.
+    except (OSError, HTTPException, ValueError, OverflowError) as error:
         raise _MirrorError(str(error) or type(error).__name__) from error
     with response:
         resumed = _resumes_at(response, start)
@@ -186,7 +194,8 @@ def _resumes_at(response: HTTPResponse, start: int) -> bool:
 
 def _copy(response: HTTPResponse, file: BinaryIO, start: int, progress: Progress | None) -> None:
     length = response.headers.get("Content-Length", "")
-    total = start + int(length) if length.isdecimal() else None
+    # Beyond an exabyte it is no length; int() refuses thousands of digits.
+    total = start + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
     done = start
     while True:
         try:

@@ -85,7 +85,7 @@ def download_widerface(
 
     Raises:
         DownloadError: a file could not be had, or is not the published one.
-        ValueError: no such split.
+        ValueError: no such split, or a timeout that `fetch` refuses.
     """
     splits = {splits} if isinstance(splits, str) else set(splits)
     if not splits or not splits <= set(SPLITS):

@@ -1,4 +1,5 @@
 import io
+import shutil
 import sys
 
 import cv2
@@ -12,7 +13,7 @@ from faceresnet.cli import main as command_line
 from faceresnet.digits import data, training
 from faceresnet.digits.engines import Step
 from faceresnet.digits.figures import draw_figure
-from faceresnet.errors import MissingExtraError, TrainingError
+from faceresnet.errors import DownloadError, MissingExtraError, TrainingError
 
 from .synthetic import printed, write
 
@@ -72,6 +73,14 @@ def test_figure_13(runs, tmp_path) -> None:
     assert not list(tmp_path.rglob("*.part"))
 
 
+def test_a_figure_leaves_out_lines_that_are_no_measurement(runs, tmp_path) -> None:
+    copy = shutil.copytree(runs[0], tmp_path / "run")
+    with (copy / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"iteration": 99}\n\xff\n')
+    call("figure", copy)
+    assert (copy / "figure.png").exists()
+
+
 def test_a_figure_needs_runs_and_png(runs, tmp_path) -> None:
     with pytest.raises(ValueError, match="at least one run"):
         draw_figure([], tmp_path / "x.png")
@@ -122,15 +131,19 @@ def test_what_cannot_be_is_said_in_a_line(runs, mnist, tmp_path, capsys) -> None
     assert "has batch_size 20, so --resume cannot go on with 21" in refused(
         capsys, "train", "--out", runs[0], "--resume", "--batch-size", 21
     )
+    for recipe, says in (("best", "15000 of --recipe best"), ("mine", "paper, best, got 'mine'")):
+        assert says in refused(capsys, "train", "--out", runs[0], "--resume", "--recipe", recipe)
     assert "holds no run" in refused(capsys, "evaluate", tmp_path)
     assert "best or last, got 'first'" in refused(
         capsys, "evaluate", tmp_path, "--checkpoint", "first"
     )
 
 
-def test_resuming_a_finished_run_changes_nothing(runs) -> None:
+@pytest.mark.parametrize("again", [(), ("--recipe", "paper", *TINY)])
+def test_resuming_a_finished_run_changes_nothing(runs, again) -> None:
     before = (runs[0] / "metrics.jsonl").read_bytes()
-    call("train", "--out", runs[0], "--resume", "--threads", 1)
+    result = call("train", "--out", runs[0], "--resume", "--threads", 1, *again)
+    assert result.exit_code == 0
     assert (runs[0] / "metrics.jsonl").read_bytes() == before
 
 
@@ -174,3 +187,13 @@ def test_data_mnist_downloads(monkeypatch, tmp_path) -> None:
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert "train-images-idx3-ubyte.gz  verified" in result.stdout
     assert f"faceresnet digits train --data {tmp_path}" in result.stdout
+
+
+def test_a_failed_download_is_said_in_a_line(monkeypatch, tmp_path, capsys) -> None:
+    def download(out, *, progress, timeout_s):
+        raise DownloadError("no mirror answered")
+
+    monkeypatch.setattr(data, "download_mnist", download)
+    with pytest.raises(SystemExit):
+        command_line(["data", "mnist", "--out", str(tmp_path)])
+    assert capsys.readouterr().err == "faceresnet: no mirror answered\n"

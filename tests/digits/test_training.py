@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from faceresnet.digits import training
@@ -208,6 +208,33 @@ def test_what_is_no_run_is_refused(tmp_path) -> None:
         training.open_run(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("iterations", "40", "iterations must be a whole number, got '40'"),
+        ("seed", 0.5, "seed must be a whole number, got 0.5"),
+        ("patience", True, "patience must be a whole number, got True"),
+        ("zoom", None, "zoom must be a number, got None"),
+        ("data", 5, "data must be text, got 5"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused(tmp_path, name, value, says) -> None:
+    settings = {**json.loads(CONFIG.to_json()), name: value}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(TrainingError, match=f"config.json is no configuration: {says}"):
+        training.read_config(tmp_path)
+
+
+def test_weights_that_cannot_be_written_are_named(tmp_path, monkeypatch) -> None:
+    def full(*_):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(training, "save_file", full)
+    with pytest.raises(TrainingError, match=r"cannot write .*run/weights.safetensors: No space"):
+        run(tmp_path / "run")
+    assert not list(tmp_path.rglob("*.part*"))
+
+
 def test_weights_of_another_network_are_refused(tmp_path) -> None:
     run(tmp_path / "run", replace(CONFIG, iterations=3))
     (tmp_path / "run" / "config.json").write_text(replace(CONFIG, net="cnn").to_json())
@@ -379,6 +406,18 @@ def test_a_checkpoint_of_another_kind_is_refused(tmp_path) -> None:
     training._save(tmp_path / "run" / training.LAST, {**parameters, **state}, {})
     with pytest.raises(TrainingError, match="is no checkpoint"):
         run(tmp_path / "run", replace(CONFIG, iterations=3), resume=True)
+
+
+@pytest.mark.parametrize("wrong", [b'{"iteration": 9}', b"[9]", b"\xff"])
+def test_lines_that_are_no_measurement_are_left_out(tmp_path, wrong) -> None:
+    folder = tmp_path / "run"
+    run(folder, replace(CONFIG, iterations=3))
+    line = (folder / "metrics.jsonl").read_bytes()
+    worded = line.replace(b'"iteration": 3', b'"iteration": "x"')
+    (folder / "metrics.jsonl").write_bytes(line + worded + wrong + b"\n")
+    assert [line["iteration"] for line in training.read_metrics(folder)] == [3]
+    run(folder, replace(CONFIG, iterations=3), resume=True)
+    assert (folder / "metrics.jsonl").read_bytes() == line
 
 
 def test_lines_are_json(tmp_path, whole) -> None:

@@ -78,6 +78,15 @@ def test_the_fused_loss_is_finite_where_its_parts_are_not(dtype):
     assert backward().tolist() == [[0.5, -0.5], [0, 0]]
 
 
+@pytest.mark.parametrize("label", [0, 1])
+def test_the_fused_loss_is_finite_for_logits_farther_apart_than_any_number(label):
+    largest = np.finfo(np.float32).max
+    x = np.array([[largest, -largest]], np.float32)
+    loss, backward = softmax_cross_entropy(x, np.array([label]))
+    assert loss == (0, largest)[label]
+    assert backward().tolist() == [[label, -label]]
+
+
 def test_a_class_without_probability_counts_nothing():
     y_hat, y = np.array([[1.0, 0.0]]), np.array([[1.0, 0.0]])
     loss, backward = cross_entropy(y_hat, y)

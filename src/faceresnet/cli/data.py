@@ -11,6 +11,7 @@ import typer
 
 from faceresnet.cli.options import Enlarge, Model, Threads
 from faceresnet.cli.progress import count, progress
+from faceresnet.cli.signals import sigterm_interrupts
 from faceresnet.errors import DataError
 
 if TYPE_CHECKING:
@@ -91,9 +92,10 @@ def pack(
         raise ValueError(f"--out must end in .zip, got {out}")
     splits = read_splits(data, event)
     total = sum(map(len, splits.values()))
-    size = shards.pack(
-        splits, out, max_side=max_side, quality=quality, progress=progress("packing", total)
-    )
+    with sigterm_interrupts():
+        size = shards.pack(
+            splits, out, max_side=max_side, quality=quality, progress=progress("packing", total)
+        )
     typer.echo(f"{out}: {total} photos, {size / 1e6:.1f} MB")
 
 
@@ -141,7 +143,8 @@ def relabel(
         looked = progress("looking again", len(photos))(photos)
         return (relabel(photo, detector(photo.read()), doubt) for photo in looked)
 
-    counts = write_relabelled(data, out, splits, relabelled)
+    with sigterm_interrupts():
+        counts = write_relabelled(data, out, splits, relabelled)
     typer.echo(changes(out, splits["train"], counts["train"]))
 
 
@@ -175,13 +178,17 @@ def correct(
 
 @contextmanager
 def download_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars on standard error, one for each file: call with its name, bytes done and of all."""
+    """Bars on standard error, one for each file: call with its name, bytes done and of all.
+
+    Nothing where standard error is no terminal.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TransferSpeedColumn
 
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
 
         def report(name: str, done: int, total: int) -> None:
             if name not in tasks:

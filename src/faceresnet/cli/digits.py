@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,7 @@ from faceresnet.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from faceresnet.digits.engines import Step
+    from faceresnet.digits.recipes import Config
 
 SETTINGS = "Settings, by default the recipe's"
 
@@ -47,8 +48,11 @@ def train(
         typer.Option(help="numpy, by hand, or torch.", show_default="numpy"),
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help="paper: as in section 5.1; best: the best schedule we found.")
-    ] = "paper",
+        str | None,
+        typer.Option(
+            help="paper: as in section 5.1; best: the best schedule we found.", show_default="paper"
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, with its settings.")
     ] = False,
@@ -99,18 +103,15 @@ def train(
     }
     if resume:
         config = training.read_config(out)
-        given = {"net": net, "engine": engine, **changes}
-        for name, value in given.items():
-            if value is not None and value != getattr(config, name):
-                raise ValueError(
-                    f"the run in {out} has {name} {getattr(config, name)}, so --resume cannot go "
-                    f"on with {value}: leave the option out, or start a new run"
-                )
+        refuse_others(out, config, {"net": net, "engine": engine, **changes})
+        if recipe is not None:
+            meant = make_config(recipe, config.net, config.engine, **changes, data=config.data)
+            refuse_others(out, config, vars(meant), f" of --recipe {recipe}")
     else:
         if data is None:
             raise ValueError("digits train needs digits: give --data DIR")
         changes["data"] = str(data.resolve())
-        config = make_config(recipe, net or "cnn", engine or "numpy", **changes)
+        config = make_config(recipe or "paper", net or "cnn", engine or "numpy", **changes)
     folder = data or Path(config.data)
     learn, test = read_digits(folder, "train"), read_digits(folder, "test")
     with progress_bar(config.iterations) as progress:
@@ -198,6 +199,29 @@ def predict(
         typer.echo(f"{photo}: {found.digit}  {found.probability:.1%}")
     if failed:
         raise typer.Exit(1)
+
+
+def refuse_others(
+    run: Path, config: Config, settings: Mapping[str, object], source: str = ""
+) -> None:
+    """Refuse to go on with a run by settings that are not its own.
+
+    Args:
+        run: the run folder.
+        config: how the run trains.
+        settings: by the names of `Config`; None is the run's.
+        source: where they come from, for the message.
+
+    Raises:
+        ValueError: one differs.
+    """
+    for name, value in settings.items():
+        own = getattr(config, name)
+        if value is not None and value != own:
+            raise ValueError(
+                f"the run in {run} has {name} {own}, so --resume cannot go on with {value}"
+                f"{source}: leave the option out, or start a new run"
+            )
 
 
 @contextmanager

@@ -181,6 +181,7 @@ def download_mnist(
 
     Raises:
         DownloadError: a file could not be had, or is not the published one.
+        ValueError: a timeout that `fetch` refuses.
     """
     paths = []
     for name, official in OFFICIAL.items():

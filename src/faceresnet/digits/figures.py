@@ -54,7 +54,8 @@ def draw_figure(runs: Sequence[Path], target: Path) -> None:
 def _draw_run(
     left: Any, right: Any, name: str, lines: Sequence[dict[str, float]], colour: str
 ) -> None:
-    shown = "test" if "test_accuracy" in lines[0] else "validation"
+    tested = all(line.keys() >= {"test_loss", "test_accuracy"} for line in lines)
+    shown = "test" if tested else "validation"
     at = [line["iteration"] for line in lines]
     accuracy = [100 * line[f"{shown}_accuracy"] for line in lines]
     # One measurement alone would make a line of no length.

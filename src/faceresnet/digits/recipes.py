@@ -125,7 +125,20 @@ class Config:
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or set(values) != known:
             raise ValueError(f"it must have the keys {', '.join(sorted(known))}")
+        for field in dataclasses.fields(cls):
+            _check_type(field.name, values[field.name], type(field.default))
         return cls(**values)
+
+
+def _check_type(name: str, value: object, expected: type) -> None:
+    """Refuse a setting of another type; a whole number is a number too."""
+    types, called = {
+        int: ((int,), "a whole number"),
+        float: ((int, float), "a number"),
+        str: ((str,), "text"),
+    }[expected]
+    if type(value) not in types:
+        raise ValueError(f"{name} must be {called}, got {value!r}")
 
 
 _SCHEDULES: dict[str, Callable[[float, int], Callable[[int], float]]] = {

@@ -29,12 +29,22 @@ from faceresnet.digits.data import CLASSES, Digits
 from faceresnet.digits.engines import Engine, Step, open_engine
 from faceresnet.digits.nets import NETS, initial_weights
 from faceresnet.digits.recipes import Config
-from faceresnet.errors import TrainingError
+from faceresnet.errors import TrainingError, reason
 from faceresnet.nn import softmax_cross_entropy
 from faceresnet.nn.shapes import Array
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 BEST, LAST = "weights.safetensors", "last.safetensors"
+#: What every measurement says; where there are test digits, their loss and accuracy too.
+MEASURED = frozenset(
+    {
+        "iteration",
+        "training_loss",
+        "training_accuracy",
+        "validation_loss",
+        "validation_accuracy",
+    }
+)
 #: Digits that are looked at together when measuring.
 EVALUATION_BATCH = 250
 #: Random streams of a run, kept apart by these numbers: its split, its epochs, its augmentation.
@@ -120,8 +130,8 @@ def train(
         The best weights.
 
     Raises:
-        TrainingError: the folder holds a run already, or none to go on with, or the loss is not
-            finite.
+        TrainingError: the folder holds a run already, or none to go on with, the loss is not
+            finite, or weights cannot be written.
         ValueError: too few digits.
     """
     learn, validate = split(config, training)
@@ -277,7 +287,9 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     read_config(folder)
     lines = list(_lines(folder / METRICS))
     if not lines:
-        raise TrainingError(f"{folder} has not been measured yet: {METRICS} is empty or missing")
+        raise TrainingError(
+            f"{folder} has not been measured yet: {METRICS} is missing or holds no measurement"
+        )
     return [values for _, values in lines]
 
 
@@ -341,8 +353,11 @@ def _load(path: Path, engine: Engine) -> _State:
 
 
 def _save(path: Path, arrays: Mapping[str, Array], about: dict[str, str]) -> None:
-    with replacing(path) as partial:
-        save_file({name: np.array(a, order="C") for name, a in arrays.items()}, partial, about)
+    try:
+        with replacing(path) as partial:
+            save_file({name: np.array(a, order="C") for name, a in arrays.items()}, partial, about)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"cannot write {path}: {reason(error)}") from error
 
 
 def _read(path: Path) -> dict[str, Array]:
@@ -371,13 +386,22 @@ def _truncate(path: Path, iteration: int) -> None:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, float]]]:
-    """Whole lines; one that was being written when the run was killed is left out."""
+    """Whole measurements; a line that was being written when the run was killed is left out."""
     if not path.exists():
         return
-    for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         try:
             values = json.loads(text)
         except ValueError:
             continue
-        if text.endswith("\n") and isinstance(values, dict) and "iteration" in values:
+        if text.endswith("\n") and _is_measurement(values):
             yield text, values
+
+
+def _is_measurement(values: object) -> bool:
+    """Whether a line of `METRICS` says what it must, in numbers alone."""
+    return (
+        isinstance(values, dict)
+        and values.keys() >= MEASURED
+        and all(type(value) in (int, float) for value in values.values())
+    )

@@ -93,13 +93,14 @@ def softmax_cross_entropy(
     truth = one_hot(y, x.shape[1], x.dtype) if y.dtype.kind in "iu" else y
     check("y", truth, x, {"R": x.shape[0], "C": x.shape[1]})
     r = x.dtype.type(max(1, x.shape[0]))
-    below = x - x.max(axis=1, keepdims=True)
+    with np.errstate(over="ignore"):  # of logits farther apart than the largest number
+        below = np.maximum(x - x.max(axis=1, keepdims=True), -np.finfo(x.dtype).max)
     log = below - np.log(np.exp(below).sum(axis=1, keepdims=True))
     loss: Scalar = -(truth * log).sum() / r
 
     def backward(dloss: float = 1.0) -> Array:
         total = truth.sum(axis=1, keepdims=True)
-        dx: Array = (softmax(x)[0] * total - truth) * (x.dtype.type(dloss) / r)
+        dx: Array = (softmax(below)[0] * total - truth) * (x.dtype.type(dloss) / r)
         return dx
 
     return loss, backward
