@@ -167,12 +167,15 @@ def test_refuses_at_once(data: Path, arguments: list[str], message: str) -> None
     [
         (["--json", "{data}/wider_face_split/wider_face_val_bbx_gt.txt"], "part of what is read"),
         (["--curves", "{data}/WIDER_val/images/x/a.png"], "part of what is read"),
+        (["--predictions", "{data}/r", "--curves", "{data}/r/x/a.png"], "part of what is read"),
         (["--predictions", "{data}/w.zip", "--json", "{data}/w.zip"], "part of what is read"),
         (["--model", "{data}/m.onnx", "--json", "{data}/m.onnx"], "part of what is read"),
         (["--curves", "a.png", "--json", "a.png"], "named for two results"),
     ],
 )
 def test_nothing_is_written_over_what_is_read(data: Path, options: list[str], message: str) -> None:
+    (data / "r/x").mkdir(parents=True)
+    (data / "r/x/a.txt").touch()
     given = [option.format(data=data) for option in options]
     with pytest.raises(ValueError, match=message):
         succeed("evaluate", "--data", data, *given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -129,11 +129,9 @@ def evaluate(
 
     json = "-" if json in STANDARD_OUTPUT else json
     _check_outputs(curves, worst, save, write_results, None if json == "-" else json)
-    measured = predictions or Path(model)
-    inputs = [*_parts_of(data), *_parts_of(ground_truth)]
-    inputs += measured.iterdir() if measured.is_dir() else [measured]
-    outputs = (curves, save, write_results, None if json in (None, "-") else Path(json))
-    _refuse_overwriting(inputs, [output for output in outputs if output is not None])
+    inputs = [data, ground_truth, predictions or Path(model)]
+    outputs = [curves, save, write_results, None if json in (None, "-") else Path(json)]
+    _refuse_overwriting(filter(None, inputs), filter(None, outputs))
     name = evaluation.check_protocol(protocol or "original")
     truth = _read_truth(data, ground_truth, split, event, need_images=predictions is None)
     found: Predictions
@@ -192,19 +190,26 @@ def _check_outputs(
         _check_parents(place)
 
 
-def _parts_of(folder: Path | None) -> list[Path]:
-    """What belongs to a data set in its folder, where there may be other things."""
-    names = ("WIDER_*", "wider_face*", "*.mat", "*.zip")
-    return [path for name in names for path in folder.glob(name)] if folder else []
+def _parts_of(place: Path) -> list[Path]:
+    """What of a folder belongs to a data set or to result files: beside it there may be others."""
+    if not place.is_dir():
+        return [place]
+    return [
+        part
+        for part in place.iterdir()
+        if part.suffix in (".mat", ".zip", ".txt")
+        or part.name.startswith("WIDER_")
+        or next(part.glob("*.txt"), None)
+    ]
 
 
-def _refuse_overwriting(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
-    """Make sure that no result goes over what is measured, or over another result.
+def _refuse_overwriting(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
+    """Make sure that no result goes over what is there to be read, or over another result.
 
     Raises:
         ValueError: it would.
     """
-    read = {os.path.realpath(place) for place in inputs}
+    read = {os.path.realpath(part) for place in inputs for part in _parts_of(place)}
     written = set()
     for output in outputs:
         place = os.path.realpath(output)
