@@ -475,6 +475,8 @@ def test_detectors_cannot_be_changed(blob_detector):
         ({"tile": 640.0}, "tile"),
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 1.5}, "batch_size must be a whole number"),
+        ({"batch_size": None}, "batch_size must be a whole number"),
+        ({"tile": None}, "tile must be 'auto', True, False or px"),
         ({"max_side": 100.5}, "max_side must be a whole number"),
         ({"threads": True}, "threads must be a whole number"),
         ({"threads": 10**20}, "threads must lie in 1..1024"),

@@ -152,19 +152,21 @@ class FaceDetector:
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
-        for name in ("max_side", "threads", "batch_size"):
-            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+        object.__setattr__(self, "batch_size", _whole("batch_size", self.batch_size))
+        for name in ("max_side", "threads"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _whole(name, getattr(self, name)))
         check_max_side(self.max_side)
         for name in ("engine", "device"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} must be a name, got {getattr(self, name)!r}")
         for name in ("pyramid", "crowds", "repeatable"):
-            if not isinstance(getattr(self, name), bool):
+            if not isinstance(getattr(self, name), bool | np.bool_):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not 1 <= self.enlarge <= 4:
             raise ValueError(f"enlarge must lie in 1..4, got {self.enlarge}")
         if self.tile != "auto" and not isinstance(self.tile, bool):
-            side: Any = _whole("tile", self.tile, "'auto', True, False or px")
+            side = _whole("tile", self.tile, "'auto', True, False or px")
             if side < 64:
                 raise ValueError(f"a tile must be at least 64 px, got {side}")
             object.__setattr__(self, "tile", side)
@@ -425,14 +427,12 @@ def _as_image(photo: Photo) -> images.Image:
     return images.check(photo) if isinstance(photo, np.ndarray) else images.read(photo)
 
 
-def _whole(name: str, given: Any, expected: str = "a whole number") -> int | None:
-    """An argument that is an integer, NumPy's too, or None.
+def _whole(name: str, given: Any, expected: str = "a whole number") -> int:
+    """An argument that is an integer, NumPy's too.
 
     Raises:
         ValueError: it is something else.
     """
-    if given is None:
-        return None
     try:
         if not isinstance(given, bool):
             return operator.index(given)
