@@ -47,6 +47,22 @@ def test_the_disk_has_a_durable_file_before_it_has_its_name(
     assert seen == [False, True], "the file, then its folder"
 
 
+def test_a_folder_that_cannot_be_synchronised_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synchronise = os.fsync
+
+    def files_only(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise PermissionError
+        synchronise(descriptor)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    with replacing(tmp_path / "file", durable=True) as partial:
+        partial.write_text("whole")
+    assert (tmp_path / "file").read_text() == "whole"
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"), replacing(tmp_path / "file" / "below.txt"):

@@ -113,8 +113,8 @@ def test_unreadable_photos_are_listed_and_the_rest_is_done(photos, run):
         (["a/x.png", "--save", "o.png", "--json", "o.png"], "o.png is where other results go"),
         (["a/x.png", "--model", "m.onnx", "--json", "m.onnx"], "m.onnx is the model"),
         (["empty"], "in the folder empty"),
-        (["a/x.png", ""], "an argument is empty"),
-        (["a/x.png", "--save="], "the value of --save is empty"),
+        (["a/x.png", ""], "an argument is empty, after a/x.png"),
+        (["a/x.png", "--save="], "an argument is empty, after --save"),
         (["*.nothing"], "no photo matches *.nothing"),
         ([], "source"),
     ],
@@ -157,15 +157,18 @@ def test_a_folder_that_cannot_be_listed_is_refused(photos, run, monkeypatch):
     list_folder = os.scandir
 
     def closed(place):
-        if str(place) == "a/in":
+        if str(place) in ("a/in", "a/.Trashes"):
             raise PermissionError(errno.EACCES, "Permission denied", str(place))
         return list_folder(place)
 
     Path("a/in").mkdir()
+    Path("a/.Trashes").mkdir()
     monkeypatch.setattr(os, "scandir", closed)
     status, out, err = run("detect", "a", "--recursive")
     assert (status, out) == (2, "")
     assert err == "faceresnet: cannot list a/in: Permission denied\n"
+    Path("a/in").rmdir()
+    assert run("detect", "a", "--recursive")[0] == 0, "nobody looks into hidden folders"
 
 
 def test_debug_shows_the_trace(photos, run):

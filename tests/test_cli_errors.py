@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from faceresnet import cli, images
-from faceresnet.cli import main
+from faceresnet.cli import _refuse_empty, main
 
 
 def test_a_system_library_that_is_missing_is_one_line(monkeypatch, tmp_path, capsys, blob_model):
@@ -42,3 +42,11 @@ def test_what_ends_a_command_is_one_line(
     assert stopped.value.code == status
     (line,) = capsys.readouterr().err.splitlines()
     assert says in line
+
+
+def test_some_options_may_be_empty():
+    _refuse_empty(["serve", "--root-path", "", "--root-path="])
+    _refuse_empty(["detect", "--", "--x="])
+    for arguments in (["tag", ""], ["detect", "a.jpg", "--save", ""], ["detect", "--save="]):
+        with pytest.raises(ValueError, match="an argument is empty, after"):
+            _refuse_empty(arguments)

@@ -418,6 +418,16 @@ def test_batches_hold_no_more_pixels_than_memory_is_meant_for(blob_model):
     assert all(shape[0] * shape[1] * shape[2] <= 4_000_000 for shape in shapes)
 
 
+def test_a_batch_may_be_anything_with_items(blob_detector):
+    class Photos:
+        def __getitem__(self, number):
+            if number > 1:
+                raise IndexError
+            return blob_image((64, 64), (36, 36, 18))
+
+    assert [len(faces) for faces in blob_detector.batch(Photos())] == [1, 1]
+
+
 def test_batch_of_nothing_and_of_a_path(blob_detector):
     assert blob_detector.batch([]) == []
     for one in ("photo.jpg", blob_image((64, 64)), Image.new("RGB", (64, 64))):

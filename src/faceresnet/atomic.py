@@ -48,8 +48,9 @@ def replacing(target: str | os.PathLike[str], *, durable: bool = False) -> Itera
         if durable:
             _sync(partial)
         os.replace(partial, place)
-        if durable and os.name == "posix":
-            _sync(place.parent)
+        if durable:
+            with suppress(OSError):  # not every system opens folders, and the file is there
+                _sync(place.parent)
     finally:
         with suppress(OSError):  # it is not there any more, or never was
             partial.unlink()
@@ -57,7 +58,7 @@ def replacing(target: str | os.PathLike[str], *, durable: bool = False) -> Itera
 
 def _sync(path: Path) -> None:
     """Wait until the disk has what a file holds, or which names a folder has."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

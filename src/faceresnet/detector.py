@@ -165,6 +165,8 @@ class FaceDetector:
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not 1 <= self.enlarge <= 4:
             raise ValueError(f"enlarge must lie in 1..4, got {self.enlarge}")
+        if isinstance(self.tile, np.bool_):
+            object.__setattr__(self, "tile", bool(self.tile))
         if self.tile != "auto" and not isinstance(self.tile, bool):
             side = _whole("tile", self.tile, "'auto', True, False or px")
             if side < 64:
@@ -212,12 +214,9 @@ class FaceDetector:
         Returns:
             Detections in the order of the photos.
         """
-        is_one = isinstance(photos, str | bytes | os.PathLike) or not isinstance(photos, Iterable)
-        if is_one or (isinstance(photos, np.ndarray) and photos.ndim == 3):
-            raise ValueError("batch takes several photos: give a list, or call the detector itself")
         check_threshold(threshold)
         found: list[Detections] = []
-        remaining = iter(photos)
+        remaining = _several(photos)
         while chunk := [_as_image(photo) for photo in islice(remaining, self.batch_size)]:
             found += self._detect(chunk, self._least_score(threshold))
         return found
@@ -425,6 +424,21 @@ def _merge(
 
 def _as_image(photo: Photo) -> images.Image:
     return images.check(photo) if isinstance(photo, np.ndarray) else images.read(photo)
+
+
+def _several(photos: Iterable[Photo]) -> Iterator[Photo]:
+    """An iterator over photos.
+
+    Raises:
+        ValueError: it is a single one.
+    """
+    is_array = isinstance(photos, np.ndarray) and photos.ndim == 3
+    try:
+        if not is_array and not isinstance(photos, str | bytes | os.PathLike):
+            return iter(photos)
+    except TypeError:
+        pass
+    raise ValueError("batch takes several photos: give a list, or call the detector itself")
 
 
 def _whole(name: str, given: Any, expected: str = "a whole number") -> int:

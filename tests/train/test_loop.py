@@ -338,6 +338,15 @@ def test_a_run_that_is_told_to_end_does_not_end_as_if_done(data, tmp_path, monke
         run(small_recipe(), data, tmp_path / "run")
 
 
+def test_other_errors_of_the_system_are_not_taken_for_a_full_disk(data, tmp_path, monkeypatch):
+    def fit(*_, **__):
+        raise ConnectionError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr(lightning.Trainer, "fit", fit)
+    with pytest.raises(ConnectionError):
+        run(small_recipe(), data, tmp_path / "run")
+
+
 def test_a_full_disk_says_where_and_what_to_do(data, tmp_path, monkeypatch):
     def fit(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -41,6 +41,9 @@ _ArgumentError: type[Exception] = next(
     c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
 )
 
+#: Options whose empty value means nothing but that they are not used.
+MAY_BE_EMPTY = ("--root-path", "--licence")
+
 app = typer.Typer(
     name="faceresnet",
     help="Find faces in photos; train, evaluate and export the detector.",
@@ -148,11 +151,17 @@ def _refuse_empty(arguments: list[str]) -> None:
     Raises:
         ValueError: there is one.
     """
-    for argument in arguments:
+    ends = arguments.index("--") if "--" in arguments else len(arguments)
+    for number, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
-        if not argument or (option.startswith("--") and equals and not value):
-            place = f"the value of {option}" if option else "an argument"
-            raise ValueError(f"{place} is empty: give it one, or leave it out")
+        if option.startswith("--") and equals and not value and number < ends:
+            place = option
+        elif not argument:
+            place = arguments[number - 1] if number else ""
+        else:
+            continue
+        if place not in MAY_BE_EMPTY:
+            raise ValueError(f"an argument is empty, after {place}: give it, or leave it out")
 
 
 def _message(error: Exception) -> str:

@@ -157,6 +157,7 @@ def _plan(
 
     Raises:
         ValueError: nothing to do, or the arguments do not fit together.
+        DataError: a folder cannot be listed.
     """
     found, ignored = _find(arguments, out, recursive)
     if not found:

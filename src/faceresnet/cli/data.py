@@ -50,6 +50,7 @@ def widerface(
         )
     for path in paths:
         print(f"{path}  verified")
+    print(f"Next: faceresnet evaluate --data {out}")
 
 
 @data.command()

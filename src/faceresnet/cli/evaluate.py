@@ -181,6 +181,8 @@ def _check_outputs(
         check_picture(curves)
     if write_results:
         check_results_folder(write_results)
+    if curves and json and os.path.realpath(curves) == os.path.realpath(json):
+        raise ValueError(f"{curves} is named for two results: give each a file of its own")
     for file in (curves, Path(json) if json else None):
         if file and file.is_dir():
             raise ValueError(f"{file} is a folder: name a file to write")
@@ -204,20 +206,16 @@ def _parts_of(place: Path) -> list[Path]:
 
 
 def _refuse_overwriting(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
-    """Make sure that no result goes over what is there to be read, or over another result.
+    """Make sure that no result goes over what is there to be read.
 
     Raises:
         ValueError: it would.
     """
     read = {os.path.realpath(part) for place in inputs for part in _parts_of(place)}
-    written = set()
     for output in outputs:
         place = os.path.realpath(output)
         if read.intersection([place, *map(str, Path(place).parents)]):
             raise ValueError(f"{output} is part of what is read: choose another place for it")
-        if place in written:
-            raise ValueError(f"{output} is named for two results: give each a place of its own")
-        written.add(place)
 
 
 def _check_parents(place: Path | None) -> None:

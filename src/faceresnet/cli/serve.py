@@ -178,7 +178,7 @@ def serve(
         port=port,
         workers=workers,
         access_log=access_log,
-        root_path=root_path,
+        root_path=root_path.rstrip("/"),
         certificate=str(certificate) if certificate else None,
         key=str(certificate_key) if certificate_key else None,
     )

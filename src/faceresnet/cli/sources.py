@@ -85,6 +85,7 @@ def expand(arguments: Sequence[str], *, recursive: bool = False) -> list[Source]
 
     Raises:
         ValueError: a folder or a glob holds no photo.
+        DataError: a folder cannot be listed.
     """
     sources: list[Source] = []
     seen: set[str] = set()
@@ -131,20 +132,21 @@ def _named_in(address: str) -> PurePath:
 
 
 def files_in(folder: Path, *, recursive: bool) -> list[Path]:
-    """Files in a folder, and if asked for in the folders below it, sorted.
+    """Files in a folder, and if asked for in the folders below it that are not hidden, sorted.
 
     Raises:
         DataError: one of the folders cannot be listed: what it holds would be missing unseen.
     """
 
     def refuse(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):  # it has gone meanwhile
+            return
         raise DataError(f"cannot list {error.filename}: {reason(error)}") from error
 
     found = []
     for place, folders, names in os.walk(folder, onerror=refuse):
         found += [Path(place, name) for name in names]
-        if not recursive:
-            folders.clear()
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
     return sorted(path for path in found if path.is_file())
 
 

@@ -8,6 +8,7 @@ killed and resumed ends as one that was not.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -50,6 +51,8 @@ from faceresnet.train.teacher import Teacher
 from faceresnet.train.training import Training
 from faceresnet.widerface import Photo
 
+#: What writing fails with where there is no room.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: Images of the first size whose statistics a grown network starts from (`grow.settle`).
 SETTLED = 16
 
@@ -100,8 +103,9 @@ def train(
         the last checkpoint.
 
     Raises:
-        TrainingError: nothing to resume, a run that is already there, a device that is not, or a
-            non-finite loss, or an original that cannot be imitated.
+        TrainingError: nothing to resume, a run that is already there, a device that is not, a
+            non-finite loss, an original that cannot be imitated, or a full disk.
+        KeyboardInterrupt: Ctrl-C or SIGTERM ended it.
         ModelError: there is no such teacher.
         ValueError: no such device.
     """
@@ -157,6 +161,8 @@ def train(
         except SystemExit as error:  # how Lightning ends at Ctrl-C and SIGTERM, as if all were done
             raise KeyboardInterrupt from error
         except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
             raise TrainingError(
                 f"cannot write into {folder}: {reason(error)}. Make room, then go on with --resume"
             ) from error

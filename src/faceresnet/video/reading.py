@@ -140,7 +140,8 @@ class VideoReader:
             videos = [stream for stream in _pictures(self._container) if stream.codec_context]
             if not videos:
                 raise VideoError(f"there is no video in {self.name} that can be decoded")
-            self._stream = max(videos, key=_preference)
+            # Of the variants of a live stream the first is taken, whatever its size.
+            self._stream = max(videos, key=_preference) if self.path else videos[0]
             self.sound_streams = (
                 [s for s in self._container.streams.audio if s.codec_context] if sound else []
             )

@@ -166,14 +166,16 @@ class Tone:
         import av
 
         form = (sound.format.name, sound.layout.name, sound.sample_rate)
-        if form != self._form:
-            self._drain()
-            coder: Any = self._stream.codec_context
-            self._form = form
-            self._resampler = av.AudioResampler(coder.format, coder.layout, coder.rate)
-        with suppress(av.FFmpegError):
+        try:
+            if form != self._form:
+                self._drain()
+                coder: Any = self._stream.codec_context
+                self._form = form
+                self._resampler = av.AudioResampler(coder.format, coder.layout, coder.rate)
             for fitted in self._resampler.resample(sound) if self._resampler else []:
                 self._mux(self._stream.encode(fitted))
+        except av.FFmpegError:
+            self._broken += 1
 
     def _drain(self) -> None:
         """Encode what the resampler still holds."""
@@ -205,9 +207,12 @@ class Tone:
 
     def finish(self) -> None:
         """Write what the encoder still holds."""
+        import av
+
         if self._encodes:
-            self._drain()
-            self._mux(self._stream.encode(None))
+            with suppress(av.FFmpegError):
+                self._drain()
+                self._mux(self._stream.encode(None))
         if self._broken:
             self._warn(f"{_name(self._source)} lacks its broken packets: {self._broken}")
 

@@ -8,7 +8,6 @@ import os
 import socket
 import time
 from contextlib import suppress
-from multiprocessing.reduction import DupFd
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -65,6 +64,8 @@ class Listener(socket.socket):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """How a worker gets it, as multiprocessing passes on other sockets."""
+        from multiprocessing.reduction import DupFd  # not on Windows
+
         return _from_parent, (DupFd(self.fileno()),)
 
 

@@ -173,6 +173,7 @@ def _config(
         access_log=listening.access_log,
         log_level="info" if listening.access_log else "warning",
         root_path=listening.root_path,
+        loop="asyncio",  # others take connections past `Listener`
         # It is called as the class is.
         http=cast(type[asyncio.Protocol], partial(Connection, timeout_s=settings.timeout_s)),
         ssl_certfile=listening.certificate,

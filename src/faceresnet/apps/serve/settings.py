@@ -39,7 +39,7 @@ class Settings:
         timeout_s: longest time for a body to arrive, and again for its photos to be looked at.
         api_keys: who gives one of these may detect; none lets everyone.
         allow_origins: pages of these origins may call the service from a browser (CORS); ``*``
-            stands for all.
+            stands for all, ``null`` for files and sandboxed frames.
         fetch_urls: photos may be named by an address, which the service fetches.
         url_networks: networks whose addresses may be fetched though they are not public.
 
@@ -81,10 +81,10 @@ class Settings:
         if any(not key or not key.isprintable() or not key.isascii() for key in self.api_keys):
             raise ValueError("an API key is printable ASCII and not empty")
         for origin in self.allow_origins:
-            if origin != "*" and not _ORIGIN.fullmatch(origin):
+            if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
                 raise ValueError(
-                    "an allowed origin is * or a scheme and a host in small letters, without a "
-                    f"path, as in https://example.org, got '{origin}'"
+                    "an allowed origin is *, null, or a scheme and a host in small letters, "
+                    f"without a path, as in https://example.org, got '{origin}'"
                 )
         for network in self.url_networks:
             ipaddress.ip_network(network)  # its own ValueError says what is wrong

@@ -265,7 +265,8 @@ def append_line(path: Path, line: str) -> None:
         try:
             _write(file, f"{line}\n".encode())
         except OSError:
-            file.truncate(end)
+            if file.tell() == file.seek(0, os.SEEK_END):  # nobody else has added to it meanwhile
+                file.truncate(end)
             raise
 
 
