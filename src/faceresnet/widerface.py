@@ -276,26 +276,26 @@ def _parse_labels(
         name = lines[at]
         _check_name(name, seen, f"{source}, line {at + 1}")
         seen.add(str(PurePosixPath(name)))
-        number = _count(lines[at + 1]) if at + 1 < len(lines) else None
-        if number is None:
+        count = _count(lines[at + 1]) if at + 1 < len(lines) else None
+        if count is None:
             found = lines[at + 1] if at + 1 < len(lines) else "the end of the file"
             raise DataError(
                 f"{source}, line {at + 2}: expected the number of faces of {name}, found {found!r}."
             )
         at += 2
         rows = []
-        for index in range(number):
+        for index in range(count):
             row = _numbers(lines[at]) if at < len(lines) else None
             if row is None:
                 found = lines[at] if at < len(lines) else "the end of the file"
                 raise DataError(
-                    f"{source}, line {at + 1}: expected face {index + 1} of {number} of {name} as "
+                    f"{source}, line {at + 1}: expected face {index + 1} of {count} of {name} as "
                     f"'x y w h' and flags, found {found!r}."
                 )
             rows.append(row)
             at += 1
         # The authors' lists follow a count of 0 by one line of zeros.
-        if number == 0 and at < len(lines) and not any(_numbers(lines[at]) or [1.0]):
+        if count == 0 and at < len(lines) and not any(_numbers(lines[at]) or [1.0]):
             at += 1
         yield name, *_faces(rows)
 

@@ -328,31 +328,25 @@ def test_only_the_first_of_several_processes_writes_the_recipe(data, tmp_path, m
     assert not (tmp_path / "run/recipe.json").exists()
 
 
-@pytest.mark.parametrize("ends", [SystemExit(1), SIGTERMException()])
-def test_a_run_that_is_told_to_end_does_not_end_as_if_done(data, tmp_path, monkeypatch, ends):
+FULL_DISK = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("ends", "told", "says"),
+    [
+        (SystemExit(1), KeyboardInterrupt, None),
+        (SIGTERMException(), KeyboardInterrupt, None),
+        (FULL_DISK, TrainingError, r"run: No space left on device\. Make room"),
+        (ConnectionError(errno.ECONNRESET, "reset by peer"), ConnectionError, "reset by peer"),
+    ],
+    ids=["Ctrl-C", "SIGTERM", "full disk", "another error of the system"],
+)
+def test_a_run_does_not_end_as_if_done(data, tmp_path, monkeypatch, ends, told, says):
     def fit(*_, **__):
         raise ends
 
     monkeypatch.setattr(lightning.Trainer, "fit", fit)
-    with pytest.raises(KeyboardInterrupt):
-        run(small_recipe(), data, tmp_path / "run")
-
-
-def test_other_errors_of_the_system_are_not_taken_for_a_full_disk(data, tmp_path, monkeypatch):
-    def fit(*_, **__):
-        raise ConnectionError(errno.ECONNRESET, "Connection reset by peer")
-
-    monkeypatch.setattr(lightning.Trainer, "fit", fit)
-    with pytest.raises(ConnectionError):
-        run(small_recipe(), data, tmp_path / "run")
-
-
-def test_a_full_disk_says_where_and_what_to_do(data, tmp_path, monkeypatch):
-    def fit(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(lightning.Trainer, "fit", fit)
-    with pytest.raises(TrainingError, match=r"run: No space left on device\. Make room"):
+    with pytest.raises(told, match=says):
         run(small_recipe(), data, tmp_path / "run")
 
 

@@ -216,14 +216,12 @@ def _find(
 
 def _below(folder: Path, out: Path, recursive: bool) -> Iterator[Path]:
     """Files in a folder that are not hidden, and no results of an earlier run."""
-    from faceresnet.cli.sources import files_in, is_hidden
+    from faceresnet.cli.sources import files_in
 
     results = os.path.realpath(out)
     inside = results != os.path.realpath(folder)
     for path in files_in(folder, recursive=recursive):
-        hidden = is_hidden(path.relative_to(folder))
-        earlier = inside and Path(os.path.realpath(path)).is_relative_to(results)
-        if not hidden and not earlier:
+        if not (inside and Path(os.path.realpath(path)).is_relative_to(results)):
             yield path
 
 

@@ -132,7 +132,7 @@ def _named_in(address: str) -> PurePath:
 
 
 def files_in(folder: Path, *, recursive: bool) -> list[Path]:
-    """Files in a folder, and if asked for in the folders below it that are not hidden, sorted.
+    """Files in a folder, and if asked for in the folders below it, sorted; none that is hidden.
 
     Raises:
         DataError: one of the folders cannot be listed: what it holds would be missing unseen.
@@ -145,14 +145,13 @@ def files_in(folder: Path, *, recursive: bool) -> list[Path]:
 
     found = []
     for place, folders, names in os.walk(folder, onerror=refuse):
-        found += [Path(place, name) for name in names]
+        found += [Path(place, name) for name in names if not name.startswith(".")]
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
     return sorted(path for path in found if path.is_file())
 
 
 def _in_folder(folder: Path, recursive: bool) -> Iterator[tuple[str, PurePath, Path | None]]:
     found = [path for path in files_in(folder, recursive=recursive) if _is_photo(path)]
-    found = [path for path in found if not is_hidden(path.relative_to(folder))]
     if not found:
         hint = "" if recursive else " (--recursive looks into its folders)"
         raise ValueError(
@@ -164,11 +163,6 @@ def _in_folder(folder: Path, recursive: bool) -> Iterator[tuple[str, PurePath, P
 
 def _is_photo(path: Path) -> bool:
     return path.suffix.lower() in images.SUFFIXES and not path.name.startswith(".")
-
-
-def is_hidden(place: PurePath) -> bool:
-    """Whether a file or a folder on the way to it is, as the bin of a photo manager."""
-    return any(part.startswith(".") for part in place.parts)
 
 
 def _unique(target: PurePath, taken: set[str]) -> PurePath:

@@ -476,7 +476,7 @@ def _pictures(container: InputContainer) -> list[av.VideoStream]:
 
 
 def _preference(stream: av.VideoStream) -> tuple[bool, int]:
-    """Which stream to take, the largest: what the source takes itself, then the most pixels."""
+    """What speaks for a stream: that the source itself takes it, then how many pixels it has."""
     pixels = stream.codec_context.width * stream.codec_context.height
     return bool(stream.disposition & type(stream.disposition).default), pixels
 

@@ -11,7 +11,7 @@ import re
 
 from faceresnet import images
 from faceresnet.apps.serve.refusals import Refusal
-from faceresnet.errors import ImageError
+from faceresnet.errors import ImageError, one_line
 
 #: Pillow's name of each kind of photo that is read, and its MIME type.
 KINDS = {
@@ -128,4 +128,4 @@ def _one_line(error: Exception) -> str:
 
     if isinstance(error, UnidentifiedImageError):  # its message is the address of a buffer
         return "its header cannot be read"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(str(error)) or type(error).__name__
