@@ -77,6 +77,14 @@ def test_one_photo_to_a_file(photos, run, method, shape):
     assert faces_show("new/y.jpg") == (method != "box")
 
 
+def test_names_in_the_table_are_printable(photos, run):
+    Path("a/x.jpg").rename("a/\x1b[31mx.jpg")
+    status, out, _ = run("a/\x1b[31mx.jpg", "--out", "out")
+    assert status == 0
+    assert "\x1b[31m" not in out
+    assert "a/\\x1b[31mx.jpg" in out
+
+
 def test_results_below_their_sources_are_no_sources(photos, run):
     for _ in range(2):
         assert run("a", "--out", "a/out")[0] == 0

@@ -24,6 +24,7 @@ from faceresnet.cli.options import (
 )
 from faceresnet.cli.progress import count, progress
 from faceresnet.cli.signals import sigterm_interrupts
+from faceresnet.errors import printable
 
 if TYPE_CHECKING:
     from faceresnet.apps.anonymise import Covering
@@ -379,7 +380,7 @@ class _Report:
         from rich.text import Text
 
         row = (job.name, str(faces), str(frames), str(job.target), "; ".join(notes))
-        self._table.add_row(*map(Text, row))
+        self._table.add_row(*(Text(printable(cell)) for cell in row))
 
     def print(self) -> None:
         from rich.console import Console
