@@ -117,6 +117,11 @@ def test_without_a_val_split_it_says_so_and_goes_on(capsys, tmp_path):
         (["--data", "{data}", "--reshape", "bend"], "--reshape must be one of narrow, widen, grow"),
         (["--data", "{data}", "--reshape", "widen"], "needs the weights of another network"),
         (["--data", "{data}", "--teacher", "nobody"], "no model is called 'nobody'"),
+        (["--data", "{data}", "--yunet", "x"], "yunet speaks together with a teacher"),
+        (
+            ["--data", "{data}", "--teacher", "faceresnet-n", "--yunet", "{data}/notes.pth"],
+            "cannot load YuNet from",
+        ),
         (["--data", "{data}", "--imitate", "nobody"], "--imitate nobody is neither a file nor"),
         (["--data", "{data}", "--imitate", "{data}/notes.ckpt"], "cannot be imitated by this"),
         (["--data", "{data}", "--set", "distillation.trust=2"], "trust must be above 0"),

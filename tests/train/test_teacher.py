@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import blob_image
+from conftest import blob_image, blob_spec, make_blob_model
+from faceresnet.anchors import Level
+from faceresnet.detections import Detections
 from faceresnet.errors import ModelError
+from faceresnet.pyramid import ALONE
 from faceresnet.train import batches, runs, training
 from faceresnet.train import teacher as module
 from faceresnet.train.loop import train
-from faceresnet.train.teacher import FAINTEST, Distillation, Teacher
+from faceresnet.train.teacher import FAINTEST, SMALL, Distillation, Teacher
 from faceresnet.widerface import read_split
 from train.samples import make_faces, small_recipe, write_split
 
@@ -28,7 +31,7 @@ def array(*boxes):
 
 
 def judge(labelled, ignore, found, sure, **numbers):
-    return Distillation("any", **numbers).judge(
+    return Distillation(("any",), **numbers).judge(
         array(*labelled), np.array(ignore, bool), array(*found), np.array(sure, np.float32)
     )
 
@@ -87,7 +90,7 @@ def test_an_image_without_anything():
 )
 def test_numbers_that_make_no_sense_are_refused(numbers, says):
     with pytest.raises(ValueError, match=says):
-        Distillation("any", **numbers)
+        Distillation(("any",), **numbers)
 
 
 # --- a model that takes red squares for faces ---
@@ -104,7 +107,7 @@ def batch(*squares, size=SIZE):
 
 @pytest.fixture
 def teacher(blob_model):
-    return Teacher(Distillation(str(blob_model)))
+    return Teacher(Distillation((str(blob_model),)))
 
 
 def test_the_teacher_looks_at_every_image(teacher):
@@ -145,13 +148,117 @@ def test_the_teacher_is_opened_once_for_each_shape_and_says_the_same_again(teach
             assert torch.equal(column, vars(other)[name])
 
 
+def test_with_full_trust_labels_have_no_part(blob_model):
+    teacher = Teacher(Distillation((str(blob_model),), trust=1, least=0.1))
+    labelled = [
+        ((0, 0, 60, 60), 0, True),
+        ((19, 19, 36, 37), 0, False),
+        ((50, 5, 60, 15), 1, False),
+    ]
+    faces = teacher(batch([NEAR], []), make_faces(labelled))
+    assert faces.boxes.tolist() == [[19, 19, 37, 37]]
+    assert faces.image.tolist() == [0]
+    assert faces.ignore.tolist() == [False]
+    assert 0.5 < faces.score.item() < 1
+
+
+def test_what_both_teachers_see_has_the_mean_and_what_one_sees_counts_in_part(blob_model, tmp_path):
+    levels = (Level(8, (18.0,)),)
+    narrow = make_blob_model(tmp_path / "narrow.onnx", replace(blob_spec(), levels=levels))
+    images = batch([NEAR, (68, 68, 28)])
+
+    def sees(*files):
+        names = tuple(map(str, files))
+        return Teacher(Distillation(names, trust=1, least=FAINTEST))(images, make_faces([]))
+
+    first, second = sees(blob_model), sees(narrow)
+    assert first.boxes.tolist() == [[19, 19, 37, 37], [54, 54, 82, 82]]
+    assert second.boxes.tolist() == [[19, 19, 37, 37]]
+    mean, alone = (first.score[0] + second.score[0]).item() / 2, first.score[1].item() * ALONE
+    for both in (sees(blob_model, narrow), sees(narrow, blob_model)):
+        assert both.boxes.tolist() == first.boxes.tolist()
+        assert both.score.tolist() == pytest.approx([mean, alone], abs=1e-5)
+
+
+# --- with YuNet ---
+
+
+class Seer:
+    """In the place of YuNet: sees what it is told, and remembers at what it looked."""
+
+    def __init__(self, *faces):
+        self.faces, self.looked = faces, []
+
+    def __call__(self, image):
+        self.looked.append(image)
+        boxes, scores = zip(*self.faces, strict=True) if self.faces else ((), ())
+        return Detections(array(*boxes), np.array(scores, np.float32), image.shape[:2])
+
+
+@pytest.fixture
+def two(blob_model, monkeypatch):
+    """A teacher together with what `Seer` sees, enlarged twice, in images of one large square."""
+
+    def make(*faces, **numbers):
+        seer = Seer(*faces)
+        monkeypatch.setattr(module, "YuNet", lambda *arguments: seer)
+        numbers = {"trust": 1.0, "least": 0.05, **numbers}
+        return Teacher(Distillation((str(blob_model),), yunet="any", **numbers)), seer
+
+    return make
+
+
+def test_yunet_sees_the_images_enlarged(two):
+    teacher, seer = two()
+    images = batch([NEAR], [FAR])
+    teacher(images, make_faces([]))
+    assert [image.shape for image in seer.looked] == [(192, 192, 3)] * 2
+    for image, enlarged in zip(images.numpy(), seer.looked, strict=True):
+        means = enlarged.reshape(96, 2, 96, 2, 3).mean((1, 3))
+        assert np.abs(means - image).mean() < 2
+
+
+def test_a_face_that_both_see_has_the_mean_of_scores_and_boxes(two):
+    alone, _ = two()
+    only = alone(batch([NEAR]), make_faces([]))
+    together, _ = two(((38, 38, 78, 74), 0.5))
+    both = together(batch([NEAR]), make_faces([]))
+    mine = only.score.item() / ALONE
+    assert both.score.item() == pytest.approx((mine + 0.5) / 2, abs=1e-4)
+    share = 0.5 / (mine + 0.5)
+    assert both.boxes[0].tolist() == pytest.approx([19, 19, 37 + 2 * share, 37], abs=1e-3)
+
+
+def test_what_only_yunet_sees_counts_in_part_and_only_if_it_is_small(two):
+    large = (0, 0, 2 * SMALL, 2 * SMALL)
+    teacher, _ = two(((100, 100, 120, 124), 0.8), (large, 0.9))
+    faces = teacher(batch([]), make_faces([]))
+    assert faces.boxes.tolist() == [[50, 50, 60, 62]]
+    assert faces.score.tolist() == pytest.approx([0.8 * ALONE])
+
+
+def test_an_ear_that_yunet_sees_on_a_large_face_is_none(two, monkeypatch):
+    size = (256, 256)
+    whole = (20.0, 10.0, 230.0, 240.0)
+    seen = (array(whole), np.array([0.9], np.float32))
+    monkeypatch.setattr(module, "postprocess", lambda *arguments: seen)
+    teacher, _ = two(((60, 200, 120, 280), 0.9))
+    faces = teacher(batch([], size=size), make_faces([]))
+    assert faces.boxes.tolist() == [list(whole)]
+
+
+def test_yunet_speaks_only_together_with_a_teacher():
+    with pytest.raises(ValueError, match="yunet speaks together with a teacher: name one"):
+        Distillation(yunet="yunet.onnx")
+
+
 def test_a_teacher_that_is_no_model_is_refused_before_anything_is_made(data, tmp_path):
-    recipe = replace(small_recipe(), distillation=Distillation("nobody"))
+    recipe = replace(small_recipe(), distillation=Distillation(("nobody",)))
     with pytest.raises(ModelError, match="no model is called 'nobody'"):
         train(recipe, read_split(data, "train"), [], tmp_path / "run")
     file = tmp_path / "notes.onnx"
     file.write_text("no model")
-    recipe = replace(recipe, distillation=Distillation(str(file)))
+    recipe = replace(recipe, distillation=Distillation((str(file),)))
     with pytest.raises(ModelError, match=r"notes\.onnx"):
         train(recipe, read_split(data, "train"), [], tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -172,7 +279,9 @@ def squares(tmp_path_factory):
 
 def taught(blob_model, **numbers):
     numbers = {"decay": "constant", **numbers}
-    return replace(small_recipe(**numbers), distillation=Distillation(str(blob_model), least=0.1))
+    return replace(
+        small_recipe(**numbers), distillation=Distillation((str(blob_model),), least=0.1)
+    )
 
 
 def run(recipe, data, folder, **options):
@@ -195,7 +304,7 @@ def test_the_network_is_taught_what_the_teacher_sees(squares, blob_model, tmp_pa
     assert any(((score > 0) & (score <= 0.5)).any() for score in scores)
     assert any(((score > 0.5) & (score < 1)).any() for score in scores)
     kept = runs.read_recipe(tmp_path / "run").distillation
-    assert kept == Distillation(str(blob_model), least=0.1)
+    assert kept == Distillation((str(blob_model),), least=0.1)
 
 
 def test_a_run_with_a_teacher_goes_on_and_makes_its_batches_itself(

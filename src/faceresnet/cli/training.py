@@ -61,12 +61,20 @@ def train(
         ),
     ] = None,
     teacher: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             help="Distillation: a model that says how sure one can be of each face, such as "
-            "faceresnet-50. It runs on the CPU, in the training process, and so does what "
-            "--workers would do.",
+            "faceresnet-50; several, each with its own --teacher, say so together. It runs on "
+            "the CPU, in the training process, and so does what --workers would do.",
             metavar="NAME|FILE",
+        ),
+    ] = None,
+    yunet: Annotated[
+        Path | None,
+        typer.Option(
+            help="YuNet's .onnx file, with dynamic height and width: it looks at the images "
+            "enlarged twice, and has its say about small faces beside --teacher.",
+            metavar="FILE",
         ),
     ] = None,
     imitate: Annotated[
@@ -140,7 +148,9 @@ def train(
             f"the run in {out} has the recipe {chosen.name}, so --resume cannot go on with "
             f"{recipe}: leave --recipe out, or start a new run"
         )
-    taught = [] if teacher is None else [f"distillation.teacher={teacher}"]
+    taught = [f"distillation.teachers={teacher!r}"] if teacher else []
+    if yunet is not None:
+        taught.append(f"distillation.yunet={yunet}")
     if imitate is not None:
         taught.append(f"imitates={weights_file(imitate, '--imitate')}")
     chosen = settings.override(chosen, [*(set_ or ()), *taught])
@@ -149,7 +159,7 @@ def train(
     if reshape not in (None, *runs.RESHAPINGS):
         expected = ", ".join(runs.RESHAPINGS)
         raise ValueError(f"--reshape must be one of {expected}, got {reshape!r}")
-    if chosen.imitates and chosen.distillation.teacher:
+    if chosen.imitates and chosen.distillation.teachers:
         raise ValueError(
             "--imitate learns from no labels, so nothing is left to teach: leave --teacher out"
         )

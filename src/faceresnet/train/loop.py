@@ -117,7 +117,7 @@ def train(
         raise TrainingError(f"{folder} already holds a run: go on with --resume, or name another")
     if resume and read_recipe(folder).network != recipe.network:
         raise TrainingError(f"{folder} holds a run of another network: start a new run")
-    teacher = Teacher(recipe.distillation) if recipe.distillation.teacher else None
+    teacher = Teacher(recipe.distillation) if recipe.distillation.teachers else None
     original = load_original(Path(recipe.imitates), recipe.network) if recipe.imitates else None
     folder.mkdir(parents=True, exist_ok=True)
 

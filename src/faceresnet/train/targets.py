@@ -35,8 +35,14 @@ class Faces:
 
     def to(self, device: torch.device | str) -> Faces:
         """The same faces on another device."""
-        columns = (self.boxes, self.image, self.ignore, self.score)
-        return Faces(*(column.to(device) for column in columns))
+        return Faces(*(column.to(device) for column in self._columns()))
+
+    def none(self) -> Faces:
+        """No faces, of the same types on the same device."""
+        return Faces(*(column[:0] for column in self._columns()))
+
+    def _columns(self) -> tuple[Tensor, ...]:
+        return self.boxes, self.image, self.ignore, self.score
 
 
 @dataclass(frozen=True)

@@ -9,45 +9,62 @@ says is faces with scores, not the values of its anchors: its levels may be othe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor
 
 from faceresnet import boxes as boxes_
 from faceresnet.anchors import make_anchors
 from faceresnet.detector import postprocess
 from faceresnet.engine import Engine, open_engine, read_spec
+from faceresnet.pyramid import agree, fragments
 from faceresnet.relabel import inside
 from faceresnet.train.targets import Faces
+from faceresnet.train.yunet import YuNet
 from faceresnet.weights import locate
 
 #: A detection that overlaps a face by this IoU has seen it.
 SEEN_IOU = 0.4
 #: Least score of a detection that counts for a face of the labels.
 FAINTEST = 0.05
+#: YuNet sees the images enlarged by this factor.
+ENLARGED = 2
+#: It is asked for faces below this side (√area, px).
+SMALL = 96.0
+
+#: Boxes (M, 4) px and scores (M,).
+Seen = tuple[Float32[np.ndarray, "M 4"], Float32[np.ndarray, "M"]]
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """What a teacher has to say.
+    """What teachers have to say.
 
     Attributes:
-        teacher: a shipped model's name or a model file; none teaches from the labels alone.
-        trust: share of the teacher's score in what the network is taught, the labels' is the rest.
-        least: least score of a face that only the teacher sees.
+        teachers: shipped models' names or model files, which agree as two looks do
+            (`pyramid.agree`); none leaves the labels alone.
+        trust: share of the teachers' score in what the network is taught, the labels' is the rest;
+            at 1 the labels have no part in it, nor have their boxes.
+        least: least score of a face that only the teachers see.
+        yunet: YuNet's .onnx file. What the teachers say of faces below `SMALL` px they then say
+            together with YuNet, which looks at the images enlarged; with none they speak alone.
     """
 
-    teacher: str = ""
+    teachers: tuple[str, ...] = ()
     trust: float = 0.5
     least: float = 0.5
+    yunet: str = ""
 
     def __post_init__(self) -> None:
         if not 0 < self.trust <= 1:
             raise ValueError(f"trust must be above 0 and at most 1, got {self.trust}")
         if not FAINTEST <= self.least <= 1:
             raise ValueError(f"least must lie in {FAINTEST}..1, got {self.least}")
+        if self.yunet and not self.teachers:
+            raise ValueError("yunet speaks together with a teacher: name one")
 
     def judge(
         self,
@@ -81,12 +98,12 @@ class Distillation:
 
 
 class Teacher:
-    """A model that looks at training images, on the CPU.
+    """Models that look at training images, on the CPU.
 
-    It is opened once for each shape of images: compiled for one alone, it always says the same.
+    They are opened once for each shape of images: compiled for one alone, they always say the same.
 
     Args:
-        distillation: which, and what it has to say.
+        distillation: which, and what they have to say.
 
     Raises:
         ModelError: there is no such model, or its file is broken.
@@ -94,9 +111,13 @@ class Teacher:
 
     def __init__(self, distillation: Distillation) -> None:
         self.distillation = distillation
-        self._file = locate(distillation.teacher)
-        read_spec(self._file)
-        self._engines: dict[tuple[int, ...], Engine] = {}
+        self._files = [locate(teacher) for teacher in distillation.teachers]
+        for file in self._files:
+            read_spec(file)
+        self._engines: dict[tuple[int, ...], list[Engine]] = {}
+        self._yunet: YuNet | None = None
+        if distillation.yunet:
+            self._yunet = YuNet(distillation.yunet, torch.get_num_threads(), FAINTEST)
 
     def __call__(self, images: Tensor, faces: Faces) -> Faces:
         """The faces with the scores to teach them with, and after them those that labels lack.
@@ -105,17 +126,16 @@ class Teacher:
             images: (N, S, S, 3) uint8.
             faces: as labelled.
         """
-        engine = self._open(tuple(images.shape))
-        size = (images.shape[1], images.shape[2])
-        anchors = make_anchors(engine.spec.levels, size)
-        logits, deltas = engine(images.cpu().numpy())
+        pixels = images.cpu().numpy()
+        seen = self._look(pixels)
+        if self.distillation.trust == 1:
+            faces = faces.none()
         boxes, ignore = faces.boxes.cpu().numpy(), faces.ignore.cpu().numpy()
         image, score = faces.image.cpu().numpy(), faces.score.cpu().numpy().copy()
         new_boxes, new_scores, new_images = [boxes[:0]], [score[:0]], [image[:0]]
-        for index in range(len(images)):
-            found, sure = postprocess(
-                logits[index], deltas[index], anchors, engine.spec, FAINTEST, size
-            )
+        for index, (found, sure) in enumerate(seen):
+            if self._yunet is not None:
+                found, sure = self._ask_yunet(pixels[index], found, sure)
             own = image == index
             score[own], extra, extra_sure = self.distillation.judge(
                 boxes[own], ignore[own], found, sure
@@ -132,7 +152,38 @@ class Teacher:
         )
         return Faces(*(torch.from_numpy(column).to(faces.boxes.device) for column in columns))
 
-    def _open(self, shape: tuple[int, ...]) -> Engine:
+    def _look(self, images: UInt8[np.ndarray, "N H W 3"]) -> list[Seen]:
+        """What the teachers see in each image, agreeing one after the other."""
+        size = (images.shape[1], images.shape[2])
+        together: list[Seen] = []
+        for engine in self._open(images.shape):
+            anchors = make_anchors(engine.spec.levels, size)
+            outputs = zip(*engine(images), strict=True)
+            seen = [postprocess(*its, anchors, engine.spec, FAINTEST, size) for its in outputs]
+            pairs = zip(together, seen, strict=True)
+            together = [agree(*pair, inf) for pair in pairs] if together else seen
+        return together
+
+    def _ask_yunet(
+        self,
+        image: UInt8[np.ndarray, "H W 3"],
+        found: Float32[np.ndarray, "M 4"],
+        sure: Float32[np.ndarray, "M"],
+    ) -> tuple[Float32[np.ndarray, "K 4"], Float32[np.ndarray, "K"]]:
+        """What the teachers, who saw this, and YuNet say together."""
+        import cv2
+
+        assert self._yunet is not None
+        size = (image.shape[1] * ENLARGED, image.shape[0] * ENLARGED)
+        closer = self._yunet(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC))
+        its_boxes = closer.boxes / np.float32(ENLARGED)
+        small = boxes_.area(its_boxes) < SMALL**2
+        boxes, scores = agree((found, sure), (its_boxes[small], closer.scores[small]), SMALL)
+        whole = ~fragments(boxes, scores, np.zeros(len(boxes), np.int64))
+        return boxes[whole], scores[whole]
+
+    def _open(self, shape: tuple[int, ...]) -> list[Engine]:
         if shape not in self._engines:
-            self._engines[shape] = open_engine(self._file, threads=torch.get_num_threads())
+            threads = torch.get_num_threads()
+            self._engines[shape] = [open_engine(file, threads=threads) for file in self._files]
         return self._engines[shape]
