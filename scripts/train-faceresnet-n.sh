@@ -3,7 +3,7 @@
 #
 #   scripts/train-faceresnet-n.sh DATA OUT [option of faceresnet train ...]
 #
-# DATA is laid out as WIDER FACE. Nine parts: faceresnet-n-wide learns from the labels as they are;
+# DATA is laid out as WIDER FACE. Ten parts: faceresnet-n-wide learns from the labels as they are;
 # faceresnet-n-native adds tiny faces in their own size; then the model labels its training photos
 # again (data relabel) and faceresnet-n-self learns from those; faceresnet-n-corrected learns from
 # labels corrected by a list; faceresnet-n-narrow, a network of half the arithmetic, starts from the
@@ -11,13 +11,15 @@
 # faceresnet-n-balanced, the same network, learns by a loss in which tiny faces count as much as
 # others; faceresnet-n-harder leaves out a block and filters that add nothing, and learns from harder
 # photos; faceresnet-n has thinner blocks and learns to compute what that network does, not from
-# labels. The last four train in two processes, one for each core. Killed at any point, the same
-# command goes on.
+# labels; faceresnet-n-taught learns from what that network and YuNet, which looks closer, say
+# together, without labels either. The last five train in two processes, one for each core. Killed at
+# any point, the same command goes on.
 #
 # EVENTS names the events of DATA whose labels are taken as complete, CORRECTIONS the list for `data
 # correct`: that of the shipped weights if not set (whose own parts four to seven knew only its first
 # 9,594 lines); set to nothing, the parts from the fourth on learn from what the model labelled.
 # Set CUT to nothing where options give all parts one network: nothing is cut before the eighth.
+# YUNET is YuNet's .onnx file, with dynamic height and width; without one the tenth part is left out.
 # LICENCE is what the model file says of its data. The shipped eighth part was stopped at 12,000
 # iterations and knew the new lines of the list from 5,500 on (docs/results.md).
 set -euo pipefail
@@ -87,6 +89,15 @@ for set in iterations=5000 warmup=100 weight_decay=0; do
   imitate+=(--set "schedule.$set")
 done
 OMP_NUM_THREADS=1 part faceresnet-n "$labels" "" "${imitate[@]}" "${two[@]}" "$@"
-faceresnet export "$out/faceresnet-n" --checkpoint last --out "$out/faceresnet-n.onnx" --int8 \
+last=("$out/faceresnet-n" --checkpoint last)
+if [ -n "${YUNET-}" ]; then
+  start=$out/faceresnet-n-untaught.safetensors teacher=$out/faceresnet-n-untaught.onnx
+  faceresnet export "${last[@]}" --out "$start"
+  [ -e "$teacher" ] || faceresnet export "${last[@]}" --out "$teacher" --int8 --data "$data"
+  OMP_NUM_THREADS=1 part faceresnet-n-taught "$labels" "$start" --teacher "$teacher" \
+    --yunet "$YUNET" "${two[@]}" "$@"
+  last=("$out/faceresnet-n-taught" --checkpoint last --average "$start")
+fi
+faceresnet export "${last[@]}" --out "$out/faceresnet-n.onnx" --int8 \
   --data "$data" --licence "$licence"
-faceresnet export "$out/faceresnet-n" --checkpoint last --out "$out/faceresnet-n.safetensors" --fp16
+faceresnet export "${last[@]}" --out "$out/faceresnet-n.safetensors" --fp16

@@ -275,7 +275,7 @@ def shows_crowd(boxes: Float32[np.ndarray, "M 4"], scores: Float32[np.ndarray, "
 
 
 def agree(
-    first: Found, closer: Found, side: float
+    first: Found, closer: Found, side: float, share: float = 0.5
 ) -> tuple[Float32[np.ndarray, "K 4"], Float32[np.ndarray, "K"]]:
     """What two looks at small faces say together.
 
@@ -288,19 +288,21 @@ def agree(
         first: boxes (M, 4) px and scores (M,) of the first look.
         closer: of the closer look, in the same px.
         side: from this one on (√area, px) faces are too large for the closer look.
+        share: of the closer look in what both found.
     """
     boxes, scores = first
     others, their_scores = closer
     mine, theirs = _same_faces(boxes, others)
-    both = scores[mine] + their_scores[theirs]
-    weight = (scores[mine] / np.maximum(both, np.finfo(np.float32).tiny))[:, None]
+    own, other = np.float32(1 - share) * scores[mine], np.float32(share) * their_scores[theirs]
+    both = own + other
+    weight = (own / np.maximum(both, np.finfo(np.float32).tiny))[:, None]
     together = weight * boxes[mine] + (1 - weight) * others[theirs]
     worth = np.where(boxes_.area(boxes) < side**2, np.float32(ALONE), np.float32(1))
     rest, their_rest = np.delete(boxes, mine, axis=0), np.delete(others, theirs, axis=0)
     all_boxes = np.concatenate([together, rest, their_rest])
     all_scores = np.concatenate(
         [
-            both / 2,
+            both,
             np.delete(scores * worth, mine),
             np.delete(their_scores * np.float32(ALONE), theirs),
         ]

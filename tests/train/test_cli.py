@@ -209,6 +209,20 @@ def test_weights_are_averaged_with_those_of_relatives(capsys, trained, tmp_path)
         assert "resnet50.pth is no checkpoint, .safetensors or .onnx of a whole network" in said
 
 
+def test_scores_are_shifted(capsys, trained, tmp_path):
+    from safetensors.torch import load_file
+
+    own, shifted = tmp_path / "own.safetensors", tmp_path / "shifted.safetensors"
+    succeed(capsys, "export", trained, "--out", own)
+    succeed(capsys, "export", trained, "--out", shifted, "--shift", "-0.5")
+    name = "classify.predict.bias"
+    change = load_file(shifted)[name] - load_file(own)[name]
+    assert set(change.round(decimals=5).tolist()) <= {-0.5, 0.0}
+    assert change.min() == -0.5
+    said = refuse(capsys, "export", trained, "--out", own, "--shift", "nan")
+    assert said == "faceresnet: --shift must be a finite number, got nan"
+
+
 def test_a_run_becomes_a_model(capsys, trained, tmp_path):
     out = tmp_path / "models" / "mine.onnx"
     weights = tmp_path / "weights" / "mine.safetensors"

@@ -26,6 +26,7 @@ from faceresnet.train.export import (
     quantise,
     rewrite,
     save_weights,
+    shift_scores,
 )
 from faceresnet.train.fold import fold_pixels
 from faceresnet.train.model import FaceResNet
@@ -353,6 +354,19 @@ def test_networks_are_averaged_weight_by_weight(model, tmp_path):
     bias = model.classify.predict.bias + 3
     torch.testing.assert_close(mean.classify.predict.bias, bias)
     torch.testing.assert_close(mean.backbone.conv1.weight, model.backbone.conv1.weight)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_scores_are_shifted_and_boxes_stay(shared):
+    network = small_network(shared_head=shared)
+    model = FaceResNet(network).eval()
+    images = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        logits, deltas = model(images)
+        shift_scores(model, 0.25)
+        shifted, same = model(images)
+    torch.testing.assert_close(shifted, logits + 0.25)
+    assert torch.equal(same, deltas)
 
 
 def test_weights_are_written_to_start_from(model, tmp_path):

@@ -218,14 +218,14 @@ def test_yunet_sees_the_images_enlarged(two):
         assert np.abs(means - image).mean() < 2
 
 
-def test_a_face_that_both_see_has_the_mean_of_scores_and_boxes(two):
+def test_a_face_that_both_see_has_scores_and_boxes_of_which_yunet_says_the_larger_part(two):
     alone, _ = two()
     only = alone(batch([NEAR]), make_faces([]))
     together, _ = two(((38, 38, 78, 74), 0.5))
     both = together(batch([NEAR]), make_faces([]))
     mine = only.score.item() / ALONE
-    assert both.score.item() == pytest.approx((mine + 0.5) / 2, abs=1e-4)
-    share = 0.5 / (mine + 0.5)
+    assert both.score.item() == pytest.approx(0.35 * mine + 0.65 * 0.5, abs=1e-4)
+    share = 0.65 * 0.5 / (0.35 * mine + 0.65 * 0.5)
     assert both.boxes[0].tolist() == pytest.approx([19, 19, 37 + 2 * share, 37], abs=1e-3)
 
 

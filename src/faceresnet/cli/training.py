@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from math import isnan
+from math import isfinite, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -235,6 +235,14 @@ def export(
             metavar="FILE",
         ),
     ] = None,
+    shift: Annotated[
+        float,
+        typer.Option(
+            help="Added to all logits: the same faces in the same order, with higher or lower "
+            "scores, such as those of the model that this one replaces.",
+            metavar="LOGIT",
+        ),
+    ] = 0.0,
 ) -> None:
     """Turn a run into one .onnx file that says everything about itself.
 
@@ -249,6 +257,8 @@ def export(
         raise ValueError(f"--checkpoint must be best, last or a file, got {checkpoint!r}")
     if out.is_dir():
         raise ValueError(f"--out needs a file, {out} is a folder")
+    if not isfinite(shift):
+        raise ValueError(f"--shift must be a finite number, got {shift}")
     if fp16 and int8:
         raise ValueError("--fp16 and --int8 exclude each other: export twice")
     if int8 and data is None:
@@ -269,6 +279,7 @@ def export(
         model = exporting.cut_down(model, recipe.network)
     if average:
         model = exporting.average(model, average)
+    exporting.shift_scores(model, shift)
     if out.suffix == ".safetensors":
         exporting.save_weights(model, out, half=fp16)
         typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {'fp16' if fp16 else 'fp32'}")

@@ -34,6 +34,8 @@ FAINTEST = 0.05
 ENLARGED = 2
 #: It is asked for faces below this side (√area, px).
 SMALL = 96.0
+#: Its share in the scores and boxes of what the teachers see, too.
+YUNETS_SHARE = 0.65
 
 #: Boxes (M, 4) px and scores (M,).
 Seen = tuple[Float32[np.ndarray, "M 4"], Float32[np.ndarray, "M"]]
@@ -178,7 +180,9 @@ class Teacher:
         closer = self._yunet(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC))
         its_boxes = closer.boxes / np.float32(ENLARGED)
         small = boxes_.area(its_boxes) < SMALL**2
-        boxes, scores = agree((found, sure), (its_boxes[small], closer.scores[small]), SMALL)
+        boxes, scores = agree(
+            (found, sure), (its_boxes[small], closer.scores[small]), SMALL, YUNETS_SHARE
+        )
         whole = ~fragments(boxes, scores, np.zeros(len(boxes), np.int64))
         return boxes[whole], scores[whole]
 
