@@ -10,13 +10,15 @@ import pytest
 
 from faceresnet.corrections import read_corrections
 from faceresnet.engine import read_spec
+from faceresnet.train.runs import read_recipe
 from faceresnet.widerface import read_split
 from train.test_cli import HERE, SETTINGS
+from train.test_yunet import make_yunet
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train-faceresnet-n.sh"
 
 
-def run(*arguments, corrections=""):
+def run(*arguments, corrections="", yunet=""):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.run(
         [SCRIPT, *map(str, arguments)],
@@ -25,6 +27,7 @@ def run(*arguments, corrections=""):
             "PATH": path,
             "EVENTS": "",
             "CORRECTIONS": str(corrections),
+            "YUNET": str(yunet),
             "CUT": "",  # the tests' network is smaller than what is left of the shipped one
             "OMP_NUM_THREADS": "1",
         },
@@ -42,16 +45,21 @@ def test_from_nothing_to_a_model_and_on_after_a_break(data, tmp_path):
     corrections.write_text(f"photo,x1,y1,x2,y2,verdict\n{name},0,0,4,4,ignore\n")
     done = run(data, out, *SETTINGS, *HERE, corrections=corrections)
     assert done.returncode == 0, done.stderr
-    assert read_spec(out / "faceresnet-n.onnx").precision == "int8"
+    spec = read_spec(out / "faceresnet-n.onnx")
+    assert (spec.name, spec.recipe, spec.precision) == ("faceresnet-n", "faceresnet-n", "int8")
     assert (out / "faceresnet-n.safetensors").exists()
     assert len(read_split(out / "relabelled", "train")) == 4
     assert read_split(out / "corrected", "train")[0].ignore[-1]
 
     (out / "faceresnet-n" / "done").unlink()  # as if killed before it was noted
     before = (out / "relabelled" / "done").stat().st_mtime_ns
-    done = run(data, out, *SETTINGS, *HERE)
+    done = run(data, out, *SETTINGS, *HERE, yunet=make_yunet(tmp_path / "yunet.onnx"))
     assert done.returncode == 0, done.stderr
     assert (out / "relabelled" / "done").stat().st_mtime_ns == before
+    assert read_spec(out / "faceresnet-n.onnx").recipe == "faceresnet-n-taught"
+    recipe = read_recipe(out / "faceresnet-n-taught")
+    assert recipe.distillation.yunet == str(tmp_path / "yunet.onnx")
+    assert recipe.distillation.trust == 1
 
 
 def test_the_corrections_of_the_shipped_weights_are_readable():

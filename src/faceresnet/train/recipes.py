@@ -475,8 +475,8 @@ def faceresnet_n_taught() -> Recipe:
 
     Nothing is learnt from labels. Shipped is the mean of what it started from and of two such runs:
     4,000 iterations in which YuNet's share was .5, γ 2 and the augmentation that of `faceresnet_n`,
-    then, from the mean of the first two, 1,750 with these numbers; AP .901 on facecount and .519 on wider_small in
-    fp32 (docs/experiments.md, 47 and 48).
+    then, from the mean of the first two, 1,750 with these numbers; AP .901 on facecount and
+    .519 on wider_small in fp32 (docs/experiments.md, 47 and 48).
     """
     before = faceresnet_n()
     return replace(
@@ -597,12 +597,38 @@ def faceresnet_50_thin() -> Recipe:
     )
 
 
+def faceresnet_50_taught() -> Recipe:
+    """And taught by itself, `faceresnet_n` and YuNet, which looks closer: the shipped int8 weights.
+
+    ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-50-taught --init
+    THIN/checkpoints/last.ckpt --teacher faceresnet-50 --teacher faceresnet-n --yunet YUNET.onnx
+    --data DIR3 --out RUN --accelerator cpu --devices 2 --strategy ddp --workers 0 --compile``
+
+    Nothing is learnt from labels.
+    """
+    before, small = faceresnet_50_thin(), faceresnet_n_taught()
+    return replace(
+        before,
+        name="faceresnet-50-taught",
+        loss=small.loss,
+        augmentation=replace(
+            before.augmentation,
+            grids=small.augmentation.grids,
+            native=small.augmentation.native,
+            cover=small.augmentation.cover,
+        ),
+        distillation=small.distillation,
+        schedule=replace(before.schedule, iterations=1_200, epoch=50),
+    )
+
+
 RECIPES = {
     "paper": paper,
     "faceresnet-50": faceresnet_50,
     "faceresnet-50-crops": faceresnet_50_crops,
     "faceresnet-50-cpu": faceresnet_50_cpu,
     "faceresnet-50-thin": faceresnet_50_thin,
+    "faceresnet-50-taught": faceresnet_50_taught,
     "faceresnet-n": faceresnet_n,
     "faceresnet-n-taught": faceresnet_n_taught,
     "faceresnet-n-wide": faceresnet_n_wide,
