@@ -602,9 +602,11 @@ def faceresnet_50_taught() -> Recipe:
 
     ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-50-taught --init
     THIN/checkpoints/last.ckpt --teacher faceresnet-50 --teacher faceresnet-n --yunet YUNET.onnx
-    --data DIR3 --out RUN --accelerator cpu --devices 2 --strategy ddp --workers 0 --compile``
+    --data DIR3 --out RUN --accelerator cpu --devices 2 --strategy ddp --workers 0 --compile``, then
+    the mean of its weights and those it started from
 
-    Nothing is learnt from labels.
+    Nothing is learnt from labels. Stopped after 1,000 iterations and 50 minutes on two cores,
+    beside other work; AP .899 on facecount and .561 on wider_small in fp32.
     """
     before, small = faceresnet_50_thin(), faceresnet_n_taught()
     return replace(
@@ -619,6 +621,7 @@ def faceresnet_50_taught() -> Recipe:
         ),
         distillation=small.distillation,
         schedule=replace(before.schedule, iterations=1_200, epoch=50),
+        excess=0.25,
     )
 
 
