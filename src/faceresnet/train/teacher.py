@@ -20,7 +20,7 @@ from faceresnet import boxes as boxes_
 from faceresnet.anchors import make_anchors
 from faceresnet.detector import postprocess
 from faceresnet.engine import Engine, open_engine, read_spec
-from faceresnet.pyramid import agree, fragments
+from faceresnet.pyramid import Found, agree, fragments
 from faceresnet.relabel import inside
 from faceresnet.train.targets import Faces
 from faceresnet.train.yunet import YuNet
@@ -36,9 +36,6 @@ ENLARGED = 2
 SMALL = 96.0
 #: Its share in the scores and boxes of what the teachers see, too.
 YUNETS_SHARE = 0.65
-
-#: Boxes (M, 4) px and scores (M,).
-Seen = tuple[Float32[np.ndarray, "M 4"], Float32[np.ndarray, "M"]]
 
 
 @dataclass(frozen=True)
@@ -129,15 +126,12 @@ class Teacher:
             faces: as labelled.
         """
         pixels = images.cpu().numpy()
-        seen = self._look(pixels)
         if self.distillation.trust == 1:
             faces = faces.none()
         boxes, ignore = faces.boxes.cpu().numpy(), faces.ignore.cpu().numpy()
         image, score = faces.image.cpu().numpy(), faces.score.cpu().numpy().copy()
         new_boxes, new_scores, new_images = [boxes[:0]], [score[:0]], [image[:0]]
-        for index, (found, sure) in enumerate(seen):
-            if self._yunet is not None:
-                found, sure = self._ask_yunet(pixels[index], found, sure)
+        for index, (found, sure) in enumerate(self._look(pixels)):
             own = image == index
             score[own], extra, extra_sure = self.distillation.judge(
                 boxes[own], ignore[own], found, sure
@@ -154,40 +148,37 @@ class Teacher:
         )
         return Faces(*(torch.from_numpy(column).to(faces.boxes.device) for column in columns))
 
-    def _look(self, images: UInt8[np.ndarray, "N H W 3"]) -> list[Seen]:
-        """What the teachers see in each image, agreeing one after the other."""
+    def _look(self, images: UInt8[np.ndarray, "N H W 3"]) -> list[Found]:
+        """What the teachers see in each image, agreeing one after the other, YuNet last."""
         size = (images.shape[1], images.shape[2])
-        together: list[Seen] = []
+        together: list[Found] = []
         for engine in self._open(images.shape):
             anchors = make_anchors(engine.spec.levels, size)
             outputs = zip(*engine(images), strict=True)
             seen = [postprocess(*its, anchors, engine.spec, FAINTEST, size) for its in outputs]
-            pairs = zip(together, seen, strict=True)
-            together = [agree(*pair, inf) for pair in pairs] if together else seen
-        return together
-
-    def _ask_yunet(
-        self,
-        image: UInt8[np.ndarray, "H W 3"],
-        found: Float32[np.ndarray, "M 4"],
-        sure: Float32[np.ndarray, "M"],
-    ) -> tuple[Float32[np.ndarray, "K 4"], Float32[np.ndarray, "K"]]:
-        """What the teachers, who saw this, and YuNet say together."""
-        import cv2
-
-        assert self._yunet is not None
-        size = (image.shape[1] * ENLARGED, image.shape[0] * ENLARGED)
-        closer = self._yunet(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC))
-        its_boxes = closer.boxes / np.float32(ENLARGED)
-        small = boxes_.area(its_boxes) < SMALL**2
-        boxes, scores = agree(
-            (found, sure), (its_boxes[small], closer.scores[small]), SMALL, YUNETS_SHARE
-        )
-        whole = ~fragments(boxes, scores, np.zeros(len(boxes), np.int64))
-        return boxes[whole], scores[whole]
+            if together:
+                seen = [agree(*both, inf) for both in zip(together, seen, strict=True)]
+            together = seen
+        if self._yunet is None:
+            return together
+        pairs = zip(images, together, strict=True)
+        return [_with_yunet(self._yunet, image, found) for image, found in pairs]
 
     def _open(self, shape: tuple[int, ...]) -> list[Engine]:
         if shape not in self._engines:
             threads = torch.get_num_threads()
             self._engines[shape] = [open_engine(file, threads=threads) for file in self._files]
         return self._engines[shape]
+
+
+def _with_yunet(yunet: YuNet, image: UInt8[np.ndarray, "H W 3"], found: Found) -> Found:
+    """What teachers, who found this in an image, and YuNet say together."""
+    import cv2
+
+    size = (image.shape[1] * ENLARGED, image.shape[0] * ENLARGED)
+    closer = yunet(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC))
+    its_boxes = closer.boxes / np.float32(ENLARGED)
+    small = boxes_.area(its_boxes) < SMALL**2
+    boxes, scores = agree(found, (its_boxes[small], closer.scores[small]), SMALL, YUNETS_SHARE)
+    whole = ~fragments(boxes, scores, np.zeros(len(boxes), np.int64))
+    return boxes[whole], scores[whole]
