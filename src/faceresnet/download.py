@@ -14,7 +14,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from faceresnet import __version__
-from faceresnet.errors import DownloadError
+from faceresnet.errors import DownloadError, while_writing
 
 #: Called with the bytes there so far and the total, None where the server does not say.
 Progress = Callable[[int, int | None], None]
@@ -71,7 +71,7 @@ def fetch(
         )
     target = Path(target)
     partial = target.with_name(target.name + ".part")
-    try:
+    with while_writing(target, DownloadError):
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and file_sha256(target) == expected:
             return target
@@ -82,8 +82,6 @@ def fetch(
                 partial.replace(target)
                 return target
             failures.append(f"{url}: {failure}")
-    except OSError as error:
-        raise DownloadError(f"cannot write {target}: {error}") from error
     raise DownloadError(
         f"could not download {target.name} ({'; '.join(failures)}). Check the connection and "
         f"try again: it goes on where it stopped. Or put the file at {target} yourself "

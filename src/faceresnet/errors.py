@@ -11,6 +11,11 @@ FaceResNetError          what happened, what was expected, what to do
 └── MissingExtraError    a command needs an extra that is not installed
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class FaceResNetError(Exception):
     """The root of every error this package raises for the state of the world."""
@@ -69,3 +74,20 @@ def one_line(text: str) -> str:
 def reason(error: BaseException) -> str:
     """What an error of the system or of a library says, for the end of a message; never empty."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+@contextmanager
+def while_writing(target: object, kind: type[FaceResNetError] = DataError) -> Iterator[None]:
+    """Say in errors of the system what cannot be written.
+
+    Args:
+        target: how the message names it.
+        kind: the error to raise instead.
+
+    Raises:
+        FaceResNetError: of that kind; it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"cannot write {target}: {reason(error)}") from error

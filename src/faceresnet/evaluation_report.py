@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from faceresnet import images
 from faceresnet.atomic import replacing
-from faceresnet.errors import DataError, MissingExtraError
+from faceresnet.errors import MissingExtraError, while_writing
 from faceresnet.evaluation import Curve, PhotoErrors, Report
 from faceresnet.widerface import Photo
 
@@ -51,11 +51,8 @@ def plot_curves(report: Report, path: str | os.PathLike[str]) -> None:
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend(loc="lower left")
-    try:
-        with replacing(path) as partial:
-            figure.savefig(partial, dpi=150)
-    except OSError as error:
-        raise DataError(f"cannot write the curves to {path}: {error}") from error
+    with while_writing(f"the curves to {path}"), replacing(path) as partial:
+        figure.savefig(partial, dpi=150)
 
 
 def check_picture(path: str | os.PathLike[str]) -> None:

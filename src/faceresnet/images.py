@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Num, UInt8
 
 from faceresnet.atomic import replacing
-from faceresnet.errors import ImageError, reason
+from faceresnet.errors import ImageError, reason, while_writing
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -354,8 +354,5 @@ def write(image: Image, path: str | os.PathLike[str]) -> None:
     options: dict[str, Any] = (
         {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
     )
-    try:
-        with replacing(path) as partial:
-            picture.save(partial, **options)
-    except OSError as error:
-        raise ImageError(f"cannot write {path}: {_reason(error)}") from error
+    with while_writing(path, ImageError), replacing(path) as partial:
+        picture.save(partial, **options)

@@ -12,8 +12,7 @@ What annotators drew is kept as it is (compare pseudo-labels: Lee 2013; Xie et a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from jaxtyping import Bool, Float32
 from faceresnet import boxes as boxes_
 from faceresnet.atomic import replacing
 from faceresnet.detections import Detections
-from faceresnet.errors import DataError
+from faceresnet.errors import DataError, while_writing
 from faceresnet.widerface import Layout, Photo, format_labels
 
 #: A detection that overlaps a box by this IoU is what the box says.
@@ -114,27 +113,15 @@ def write_relabelled(
     if Layout(root, "train").is_shard:
         raise DataError(f"{root} is a shard: relabel the folder it was packed from, then pack that")
     counts = {}
-    with _naming(out):
+    with while_writing(f"the data set {out}"):
         _link_photos(root, out, splits)
     for split in splits:
         photos = list(relabelled(split))
-        with _naming(out), replacing(Layout(out, split).labels) as partial:
+        labels = Layout(out, split).labels
+        with while_writing(f"the data set {out}"), replacing(labels) as partial:
             partial.write_text(format_labels(photos), encoding="utf-8")
         counts[split] = _count(photos)
     return counts
-
-
-@contextmanager
-def _naming(out: Path) -> Iterator[None]:
-    """Say in errors which data set cannot be written.
-
-    Raises:
-        DataError: it cannot.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"cannot write the data set {out}: {error}") from error
 
 
 def _link_photos(root: Path, out: Path, splits: Collection[str]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from faceresnet import images
 from faceresnet.atomic import replacing
-from faceresnet.errors import DataError
+from faceresnet.errors import while_writing
 from faceresnet.processors import cores
 from faceresnet.widerface import Photo, format_faces
 
@@ -60,22 +60,23 @@ def pack(
     """
     _refuse_source(splits, Path(file))
     everything = iter(progress([photo for photos in splits.values() for photo in photos]))
-    try:
-        with replacing(file) as partial, zipfile.ZipFile(partial, "w") as archive:
-            for split, photos in splits.items():
-                lists: list[str] = []
-                taken = {photo.name for photo in photos}
-                for stored in _encoded(islice(everything, len(photos)), max_side, quality):
-                    name = stored.name
-                    if stored.is_new:
-                        name = _free_name(name, taken)
-                        taken.add(name)
-                    archive.writestr(f"WIDER_{split}/images/{name}", stored.data)
-                    lists.append(format_faces(name, stored.faces, stored.ignore))
-                labels = f"wider_face_split/wider_face_{split}_bbx_gt.txt"
-                archive.writestr(labels, "".join(lists), zipfile.ZIP_DEFLATED)
-    except OSError as error:
-        raise DataError(f"cannot write the shard {file}: {error}") from error
+    with (
+        while_writing(f"the shard {file}"),
+        replacing(file) as partial,
+        zipfile.ZipFile(partial, "w") as archive,
+    ):
+        for split, photos in splits.items():
+            lists: list[str] = []
+            taken = {photo.name for photo in photos}
+            for stored in _encoded(islice(everything, len(photos)), max_side, quality):
+                name = stored.name
+                if stored.is_new:
+                    name = _free_name(name, taken)
+                    taken.add(name)
+                archive.writestr(f"WIDER_{split}/images/{name}", stored.data)
+                lists.append(format_faces(name, stored.faces, stored.ignore))
+            labels = f"wider_face_split/wider_face_{split}_bbx_gt.txt"
+            archive.writestr(labels, "".join(lists), zipfile.ZIP_DEFLATED)
     return file.stat().st_size
 
 

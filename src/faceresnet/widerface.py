@@ -43,7 +43,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from faceresnet import boxes, images
-from faceresnet.errors import DataError, ImageError
+from faceresnet.errors import DataError, ImageError, while_writing
 
 SPLITS = ("train", "val")
 #: What was found in each photo: its name, and boxes (M, 4) px with scores (M,) in any order.
@@ -382,7 +382,7 @@ def write_results(folder: str | os.PathLike[str], predictions: Predictions) -> N
     if len(stems) < len(predictions):
         raise ValueError("two photos differ in their extension only: they would share a file")
     check_results_folder(target)
-    try:
+    with while_writing(f"result files to {target}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
             written = Path(temporary) / "results"
@@ -394,8 +394,6 @@ def write_results(folder: str | os.PathLike[str], predictions: Predictions) -> N
             if target.exists():
                 target.rmdir()
             shutil.move(written, target)
-    except OSError as error:
-        raise DataError(f"cannot write result files to {target}: {error}") from error
 
 
 def check_results_folder(folder: str | os.PathLike[str]) -> None:

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -5,10 +6,11 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from faceresnet.digits import training
@@ -226,10 +228,14 @@ def test_a_setting_of_another_type_is_refused(tmp_path, name, value, says) -> No
 
 
 def test_weights_that_cannot_be_written_are_named(tmp_path, monkeypatch) -> None:
-    def full(*_):
-        raise SafetensorError("No space left on device")
+    original = Path.write_bytes
 
-    monkeypatch.setattr(training, "save_file", full)
+    def full(path, data):
+        if path.suffix == ".safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(TrainingError, match=r"cannot write .*run/weights.safetensors: No space"):
         run(tmp_path / "run")
     assert not list(tmp_path.rglob("*.part*"))

@@ -325,18 +325,15 @@ def _write_json(report: Report, destination: str, model: str | None) -> None:
     document = ({"model": model} if model else {}) | report.to_json()
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     from faceresnet.atomic import replacing
-    from faceresnet.errors import DataError, reason
+    from faceresnet.errors import DataError, while_writing
 
     if destination == "-":
         if sys.stdout is None:
             raise DataError("standard output is closed: name a file for the figures")
         sys.stdout.write(text)
         return
-    try:
-        with replacing(destination) as partial:
-            partial.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write {destination}: {reason(error)}") from error
+    with while_writing(destination), replacing(destination) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _print(report: Report) -> None:

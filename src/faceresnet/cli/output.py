@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -19,7 +19,7 @@ from faceresnet.atomic import replacing
 from faceresnet.cli.names import UNENCODABLE
 from faceresnet.cli.sources import KEPT_SUFFIXES, Source
 from faceresnet.detections import Detections
-from faceresnet.errors import DataError, printable, reason
+from faceresnet.errors import DataError, printable, while_writing
 
 #: Layouts of --format that make one file, and those that fill a folder.
 FILE_FORMATS = ("json", "jsonl", "csv", "coco")
@@ -183,7 +183,7 @@ class _File(Results):
 
     def __enter__(self) -> Self:
         if self.place is not None:
-            with _naming(self.place), ExitStack() as stack:
+            with while_writing(self.place), ExitStack() as stack:
                 partial = stack.enter_context(replacing(self.place))
                 file = partial.open("w", encoding="utf-8", errors=UNENCODABLE, newline="")
                 self._file = stack.enter_context(file)
@@ -205,7 +205,7 @@ class _File(Results):
             self.finish()
             self._file.flush()
         else:
-            with _naming(self.place), self._exit:
+            with while_writing(self.place), self._exit:
                 self.finish()
 
     def finish(self) -> None:
@@ -280,18 +280,5 @@ class _Folder(Results):
         path = self._file(source)
         wider = self._format == "wider"
         text = faces.to_wider(source.target.name) if wider else faces.to_yolo()
-        with _naming(path), replacing(path) as partial:
+        with while_writing(path), replacing(path) as partial:
             partial.write_text(text, encoding="utf-8", errors=UNENCODABLE, newline="")
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Say in errors which file cannot be written.
-
-    Raises:
-        DataError: it cannot.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {reason(error)}") from error

@@ -166,7 +166,7 @@ def _lines(target: str, video: VideoReader) -> Iterator[IO[str]]:
         VideoError: it cannot be written.
     """
     from faceresnet.atomic import replacing
-    from faceresnet.errors import VideoError, reason
+    from faceresnet.errors import VideoError, while_writing
 
     if target == "-":
         yield sys.stdout
@@ -176,11 +176,12 @@ def _lines(target: str, video: VideoReader) -> Iterator[IO[str]]:
         raise ValueError(f"--json needs a file or -, {path} is a folder")
     if video.path is not None and path.exists() and path.samefile(video.path):
         raise ValueError(f"{path} is the video that is read: choose another name for the results")
-    try:
-        with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
-            yield file
-    except OSError as error:
-        raise VideoError(f"cannot write {path}: {reason(error)}") from error
+    with (
+        while_writing(path, VideoError),
+        replacing(path) as partial,
+        partial.open("w", encoding="utf-8") as file,
+    ):
+        yield file
 
 
 def _print_report(

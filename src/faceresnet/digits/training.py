@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from faceresnet.atomic import replacing
 from faceresnet.digits.augment import augment
@@ -29,7 +29,7 @@ from faceresnet.digits.data import CLASSES, Digits
 from faceresnet.digits.engines import Engine, Step, open_engine
 from faceresnet.digits.nets import NETS, initial_weights
 from faceresnet.digits.recipes import Config
-from faceresnet.errors import TrainingError, reason
+from faceresnet.errors import TrainingError, while_writing
 from faceresnet.nn import softmax_cross_entropy
 from faceresnet.nn.shapes import Array
 
@@ -353,11 +353,9 @@ def _load(path: Path, engine: Engine) -> _State:
 
 
 def _save(path: Path, arrays: Mapping[str, Array], about: dict[str, str]) -> None:
-    try:
-        with replacing(path) as partial:
-            save_file({name: np.array(a, order="C") for name, a in arrays.items()}, partial, about)
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(f"cannot write {path}: {reason(error)}") from error
+    content = save({name: np.array(a, order="C") for name, a in arrays.items()}, about)
+    with while_writing(path, TrainingError), replacing(path) as partial:
+        partial.write_bytes(content)
 
 
 def _read(path: Path) -> dict[str, Array]:

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from faceresnet import images
 from faceresnet.atomic import replacing
 from faceresnet.engine import INPUT, OUTPUTS, open_engine
-from faceresnet.errors import TrainingError, reason
+from faceresnet.errors import TrainingError, while_writing
 from faceresnet.spec import ModelSpec
 from faceresnet.train.fold import fold_pixels
 from faceresnet.train.model import FaceResNet, Network
@@ -141,11 +140,8 @@ def save_weights(model: FaceResNet, file: Path, *, half: bool = False) -> None:
         name: (value.half() if half and value.ndim > 1 else value).contiguous()
         for name, value in model.state_dict().items()
     }
-    try:
-        with replacing(file) as partial:
-            save_file(state, partial)
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(f"cannot write {file}: {reason(error)}") from error
+    with while_writing(file, TrainingError), replacing(file) as partial:
+        partial.write_bytes(save(state))
 
 
 def export(model: FaceResNet, spec: ModelSpec, file: Path) -> None:

@@ -22,7 +22,7 @@ from faceresnet import images
 from faceresnet.apps.anonymise.covering import Covering, cover
 from faceresnet.apps.photo_files import open_photo
 from faceresnet.atomic import replacing
-from faceresnet.errors import ImageError, reason
+from faceresnet.errors import ImageError, reason, while_writing
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -100,11 +100,8 @@ def anonymise_photo(
                 )
             pictures, result = _cover_all(photo, locate, covering)
             options = _options(photo, pictures, lossless=b"VP8L" in content[:4096])
-            try:
-                with replacing(target) as partial:
-                    pictures[0].save(partial, **options)
-            except OSError as error:
-                raise ImageError(f"cannot write {target}: {reason(error)}") from error
+            with while_writing(target, ImageError), replacing(target) as partial:
+                pictures[0].save(partial, **options)
     except ImageError as error:
         raise ImageError(f"{source}: {error}") from error
     except OSError as error:

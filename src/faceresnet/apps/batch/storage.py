@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 from faceresnet.apps.batch.listing import is_address, open_store
 from faceresnet.atomic import replacing
-from faceresnet.errors import DataError, reason
+from faceresnet.errors import DataError, while_writing
 
 LOCK = ".lock"
 
@@ -74,12 +74,13 @@ class _Local:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
-        try:
-            place = self._folder / name
-            with replacing(place, durable=True) as partial, partial.open("wb") as file:
-                yield file
-        except OSError as error:
-            raise DataError(f"cannot write {self._folder / name}: {reason(error)}") from error
+        place = self._folder / name
+        with (
+            while_writing(place),
+            replacing(place, durable=True) as partial,
+            partial.open("wb") as file,
+        ):
+            yield file
 
     def remove(self, name: str) -> None:
         (self._folder / name).unlink()
@@ -91,11 +92,9 @@ class _Local:
         except ImportError:  # not on Windows
             yield
             return
-        try:
+        with while_writing(f"into {self._folder}"):
             self._folder.mkdir(parents=True, exist_ok=True)
             file = (self._folder / LOCK).open("a")
-        except OSError as error:
-            raise DataError(f"cannot write into {self._folder}: {reason(error)}") from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from faceresnet import images
 from faceresnet.apps.watch.events import Event
-from faceresnet.errors import FaceResNetError, MissingExtraError, reason
+from faceresnet.errors import FaceResNetError, MissingExtraError, reason, while_writing
 from faceresnet.video.addresses import mask
 
 if TYPE_CHECKING:
@@ -208,11 +208,9 @@ class JsonLines:
         self._pipe: FileIO | None = None
         if self._path is None or _is_pipe(self._path):  # a pipe may have to wait for its reader
             return
-        try:
+        with while_writing(self._path, FaceResNetError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.open("a").close()
-        except OSError as error:
-            raise FaceResNetError(f"cannot write {self._path}: {reason(error)}") from error
 
     def deliver(self, event: Event, closing: threading.Event) -> None:
         """Write one line."""
