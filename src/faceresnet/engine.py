@@ -14,7 +14,8 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -25,6 +26,7 @@ from faceresnet.spec import METADATA_KEY, ModelSpec
 from faceresnet.telemetry import import_openvino
 
 if TYPE_CHECKING:
+    import onnxruntime
     import openvino
 
 Outputs: TypeAlias = tuple[Float32[np.ndarray, "N R"], Float32[np.ndarray, "N R 4"]]
@@ -304,24 +306,12 @@ class _Compiled:
 
 
 def _open_onnxruntime(path: Path, device: str, threads: int | None) -> tuple[ModelSpec, Infer]:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("the engine onnxruntime", "onnxruntime") from error
-
-    available = onnxruntime.get_available_providers()
+    available = _import_onnxruntime().get_available_providers()
     provider = PROVIDERS.get(device)
-    if provider not in available:
+    if provider is None or provider not in available:
         devices = [name for name, provider in PROVIDERS.items() if provider in available]
         raise EngineError(f"ONNX Runtime has no device '{device}' here, only: {', '.join(devices)}")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
-    except Exception as error:  # its exceptions share no public base class
-        raise ModelError(f"ONNX Runtime cannot load {path}: {_last_line(error)}") from error
+    session = open_session(path, threads=threads, provider=provider)
     if session.get_providers()[0] != provider:
         # It would go on, silently, on the CPU.
         raise EngineError(
@@ -344,3 +334,37 @@ def _open_onnxruntime(path: Path, device: str, threads: int | None) -> tuple[Mod
         return logits, deltas
 
     return spec, infer
+
+
+def open_session(
+    path: str | Path, *, threads: int | None = None, provider: str = PROVIDERS["cpu"]
+) -> onnxruntime.InferenceSession:
+    """A model file of any network in ONNX Runtime.
+
+    Args:
+        path: of the .onnx file.
+        threads: for each run; all cores without.
+        provider: ONNX Runtime's name of what computes.
+
+    Raises:
+        MissingExtraError: ONNX Runtime is not installed.
+        ModelError: the file is missing or cannot be run.
+    """
+    runtime = _import_onnxruntime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:  # its exceptions share no public base class
+        raise ModelError(f"ONNX Runtime cannot load {path}: {_last_line(error)}") from error
+    return cast("onnxruntime.InferenceSession", session)
+
+
+def _import_onnxruntime() -> ModuleType:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("the engine onnxruntime", "onnxruntime") from error
+    return cast(ModuleType, onnxruntime)

@@ -120,7 +120,7 @@ def test_without_a_val_split_it_says_so_and_goes_on(capsys, tmp_path):
         (["--data", "{data}", "--yunet", "x"], "yunet speaks together with a teacher"),
         (
             ["--data", "{data}", "--teacher", "faceresnet-n", "--yunet", "{data}/notes.pth"],
-            "cannot load YuNet from",
+            "cannot load",
         ),
         (["--data", "{data}", "--imitate", "nobody"], "--imitate nobody is neither a file nor"),
         (["--data", "{data}", "--imitate", "{data}/notes.ckpt"], "cannot be imitated by this"),

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from faceresnet.detections import Detections
-from faceresnet.errors import ModelError, reason
+from faceresnet.engine import open_session
+from faceresnet.errors import ModelError
 
 STRIDES = (8, 16, 32)
 NMS_IOU = 0.45
@@ -38,21 +39,8 @@ class YuNet:
     def __init__(
         self, path: str | Path, threads: int | None = None, threshold: float = THRESHOLD
     ) -> None:
-        import onnxruntime
-
         self._threshold = threshold
-        options = onnxruntime.SessionOptions()
-        if threads:
-            options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # its exceptions share no public base class
-            raise ModelError(
-                f"ONNX Runtime cannot load YuNet from {path}: {reason(error)}"
-            ) from error
+        self._session = open_session(path, threads=threads)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         dynamic = [isinstance(side, str) for side in inputs[0].shape[2:]] == [True, True]
         if len(inputs) != 1 or len(outputs) != OUTPUTS or not dynamic:
