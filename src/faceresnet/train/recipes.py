@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from faceresnet.anchors import Level
+from faceresnet.pyramid import CLOSER
 from faceresnet.train.augment import Augmentation
 from faceresnet.train.losses import Loss
 from faceresnet.train.model import Network
@@ -117,10 +118,13 @@ class Recipe:
     nms_iou: float = 0.4
 
     def __post_init__(self) -> None:
-        multiple = self.network.size_multiple
-        if any(side % multiple for side in self.augmentation.sizes):
+        multiple, sizes = self.network.size_multiple, self.augmentation.sizes
+        if any(side % multiple for side in sizes):
+            raise ValueError(f"sizes must be multiples of {multiple} px, got {sizes}")
+        if self.distillation.closer and any(side * CLOSER % multiple for side in sizes):
             raise ValueError(
-                f"sizes must be multiples of {multiple} px, got {self.augmentation.sizes}"
+                f"sizes must be multiples of {multiple} px, {CLOSER} times enlarged, too, as "
+                f"distillation.closer asks: got {sizes}"
             )
         for name in ("seed", "largest_face", "excess"):
             if getattr(self, name) < 0:
