@@ -21,6 +21,7 @@ BROKEN_ADDRESSES = ("http://[::1", f"http://{'a' * 80}.example/", f"http://127.0
 
 class Mirror(BaseHTTPRequestHandler):
     """/good resumes, /plain cannot, /breaks sends a third at a time, /wrong lies, /mute hangs.
+    What lies may break, too: /wrong/breaks.
 
     /to leads to an address of `BROKEN_ADDRESSES`, /long claims a length of 5000 digits.
     """
@@ -36,7 +37,7 @@ class Mirror(BaseHTTPRequestHandler):
         if self.path == "/mute":
             self.server.release.wait(10)
             return None
-        content = CONTENT[::-1] if self.path == "/wrong" else CONTENT
+        content = CONTENT[::-1] if self.path.startswith("/wrong") else CONTENT
         start = 0
         if (wanted := self.headers.get("Range")) and self.path != "/plain":
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
@@ -50,7 +51,7 @@ class Mirror(BaseHTTPRequestHandler):
             self.send_header("Content-Length", length)
         self.end_headers()
         body = content[start:]
-        self.wfile.write(body[: len(CONTENT) // 3] if self.path == "/breaks" else body)
+        self.wfile.write(body[: len(CONTENT) // 3] if self.path.endswith("/breaks") else body)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -150,6 +151,13 @@ def test_the_next_mirror_helps(server: Server, tmp_path: Path, bad: str) -> None
     fetch([server.url(bad), server.url("/good"), server.url("/never")], target, SHA256)
     assert target.read_bytes() == CONTENT
     assert [path for path, _ in server.requests] == [bad, "/good"]
+
+
+def test_a_wrong_file_in_pieces_is_not_fetched_for_ever(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="checksum"):
+        fetch([server.url("/wrong/breaks")], tmp_path / "file.bin", SHA256)
+    assert len(server.requests) < 10
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unverified_file_is_never_installed(server: Server, tmp_path: Path) -> None:

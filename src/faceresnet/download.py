@@ -143,6 +143,7 @@ def _try_mirror(
     url: str, partial: Path, expected: str, progress: Progress | None, timeout_s: float
 ) -> str | None:
     """Complete `partial` from one mirror; what went wrong, or None for a verified file."""
+    thrown_away = False
     while True:
         start = partial.stat().st_size if partial.exists() else 0
         try:
@@ -157,8 +158,9 @@ def _try_mirror(
             return None
         partial.unlink()
         # The beginning may be left over from another version of the file: once more from nothing.
-        if start == 0:
+        if start == 0 or thrown_away:
             return f"checksum {found}, expected {expected}"
+        thrown_away = True
 
 
 def _append(
