@@ -11,7 +11,7 @@ import torch
 from faceresnet.errors import TrainingError
 from faceresnet.train.export import save_weights
 from faceresnet.train.imitation import imitation_loss, relative_error
-from faceresnet.train.loop import train
+from faceresnet.train.loop import fuse, train
 from faceresnet.train.model import FaceResNet
 from faceresnet.train.runs import LAST, load_original
 from train.samples import small_network, small_recipe, write_split
@@ -62,6 +62,29 @@ def test_only_the_imitator_learns():
     thin = alive(THIN, 2)
     imitation_loss(thin, original, images())["loss"].backward()
     assert all(parameter.grad is not None for parameter in thin.parameters())
+
+
+def test_whatever_the_imitation_calls_is_fused(monkeypatch):
+    """`torch.nn.Module.compile` reaches what calls the module, but not its methods."""
+    called = []
+
+    def compile(module, **_):
+        def fused(*args):
+            called.append(type(module).__name__)
+            return module._call_impl(*args)
+
+        module._compiled_call_impl = fused
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile)
+    model, original = FaceResNet(THIN).eval(), FaceResNet(WHOLE).eval()
+    fuse(model, original)
+    imitation_loss(model, original, images())
+    assert sorted(called) == sorted(["ResNet", "FeaturePyramid", "Head", "Head"] * 2)
+    called.clear()
+    alone = FaceResNet(WHOLE).eval()
+    fuse(alone, None)
+    alone(images())
+    assert called == ["FaceResNet"]
 
 
 def test_the_original_is_told_from_its_weights(tmp_path):

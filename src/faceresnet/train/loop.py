@@ -25,7 +25,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
+from torch import Tensor, nn
 
 from faceresnet.errors import TrainingError, reason
 from faceresnet.train.augment import make_batch
@@ -34,6 +34,7 @@ from faceresnet.train.batches import Data
 from faceresnet.train.callbacks import EndsAtOnce, Journal, Validations, moving_average
 from faceresnet.train.grow import settle
 from faceresnet.train.machine import check_data_device, has_bf16, own_device, quiet
+from faceresnet.train.model import FaceResNet
 from faceresnet.train.narrow import narrow
 from faceresnet.train.photos import PhotoSet, restyle
 from faceresnet.train.recipes import Recipe, Schedule
@@ -128,8 +129,7 @@ def train(
     elif original is not None:
         load_state(module.model, narrow(original.state_dict(), module.model))
     if compiled:
-        module.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        module.model.compile(dynamic=False)
+        fuse(module.model, original)
     with quiet():
         trainer = make_trainer(
             recipe,
@@ -167,6 +167,20 @@ def train(
                 f"cannot write into {folder}: {reason(error)}. Make room, then go on with --resume"
             ) from error
     return last
+
+
+def fuse(model: FaceResNet, original: FaceResNet | None) -> None:
+    """Let ``torch.compile`` fuse a network, channels last, and the one that it imitates.
+
+    Of these two `imitation_loss` calls the parts, so each part is fused for itself.
+    """
+    parts: list[nn.Module] = [model]
+    if original is not None:
+        original.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        parts = [*model.children(), *original.children()]
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for part in parts:
+        part.compile(dynamic=False)
 
 
 def count_epochs(schedule: Schedule, checkpoint: Path | None) -> int:
