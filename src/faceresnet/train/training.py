@@ -98,9 +98,10 @@ class Training(lightning.LightningModule):
             "score": faces.score,
         }
         torch.save({name: value.cpu() for name, value in saved.items()}, file)
+        iteration = self.recipe.schedule.start + self.global_step
         raise TrainingError(
-            f"the loss is {terms['loss'].item()} at iteration {self.global_step}: the batch is "
-            f"saved in {file}. Lower schedule.rate, or go on from an earlier checkpoint."
+            f"the loss is {terms['loss'].item()} at iteration {iteration}: the batch is saved in "
+            f" {file}. Lower schedule.rate, or go on from an earlier checkpoint."
         )
 
     def configure_optimizers(self) -> Any:
