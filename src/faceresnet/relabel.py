@@ -48,7 +48,7 @@ class Doubt:
     def __post_init__(self) -> None:
         for name in ("teach", "ignore"):
             if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
+                raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
 
 
 def relabel(photo: Photo, found: Detections, doubt: Doubt) -> Photo:

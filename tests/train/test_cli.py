@@ -117,6 +117,8 @@ def test_without_a_val_split_it_says_so_and_goes_on(capsys, tmp_path):
         (["--data", "{data}", "--reshape", "bend"], "--reshape must be one of narrow, widen, grow"),
         (["--data", "{data}", "--reshape", "widen"], "needs the weights of another network"),
         (["--data", "{data}", "--teacher", "nobody"], "no model is called 'nobody'"),
+        (["--data", "{data}", "--recipe", "faceresnet-n-taught"], "there is none: give --teacher"),
+        (["--data", "{data}", "--set", "distillation.closer=0.5"], "there is none: give --teacher"),
         (["--data", "{data}", "--yunet", "x"], "yunet speaks together with a teacher"),
         (
             ["--data", "{data}", "--teacher", "faceresnet-n", "--yunet", "{data}/notes.pth"],
@@ -266,9 +268,12 @@ def test_int8_prints_the_ap_before_and_after(capsys, data, trained, tmp_path):
         (["{run}", "--out", "{tmp}/x.safetensors", "--name", "x"], "holds only weights"),
         (["{tmp}", "--out", "{tmp}/x.onnx"], "is not a run folder"),
         (["{run}", "--out", "{tmp}/x.onnx", "--data", "{tmp}/none"], "there is no"),
+        (["{run}", "--out", "{tmp}/x.onnx", "--int8", "--data", "{tmp}/val"], "no training photos"),
     ],
 )
 def test_export_is_refused_in_one_line(capsys, trained, tmp_path, arguments, says):
+    labels = write_faces(tmp_path / "val", train=1) / "wider_face_split"
+    (labels / "wider_face_train_bbx_gt.txt").write_text("")
     given = [argument.format(run=trained, tmp=tmp_path) for argument in arguments]
     assert says in refuse(capsys, "export", *given)
     assert not list(tmp_path.glob("*.onnx"))
@@ -348,7 +353,7 @@ def test_a_model_labels_the_photos_again(capsys, blob_model, tmp_path):
     ("arguments", "says"),
     [
         (["--data", "{data}", "--complete", "none"], "no event of the photos: none"),
-        (["--data", "{data}", "--teach", "2"], "teach must lie in 0..1, got 2.0"),
+        (["--data", "{data}", "--teach", "2"], "teach must be above 0 and at most 1, got 2.0"),
         (["--data", "{tmp}"], "has no train split"),
         (["--data", "{data}", "--out", "{data}"], "holds the labels as annotated"),
     ],

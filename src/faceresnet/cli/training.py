@@ -141,6 +141,7 @@ def train(
     require("torch", "lightning")
     from faceresnet.train import loop, recipes, runs, settings
     from faceresnet.train.machine import is_first_process
+    from faceresnet.train.teacher import Distillation
 
     chosen = runs.read_recipe(out) if resume else recipes.recipe(recipe or "faceresnet-n")
     if recipe not in (None, chosen.name):
@@ -159,6 +160,11 @@ def train(
     if reshape not in (None, *runs.RESHAPINGS):
         expected = ", ".join(runs.RESHAPINGS)
         raise ValueError(f"--reshape must be one of {expected}, got {reshape!r}")
+    if chosen.distillation != Distillation() and not chosen.distillation.teachers:
+        raise ValueError(
+            f"the recipe {chosen.name} says what teachers are to teach, and there is none: give "
+            "--teacher, or another --recipe"
+        )
     if chosen.imitates and chosen.distillation.teachers:
         raise ValueError(
             "--imitate learns from no labels, so nothing is left to teach: leave --teacher out"
@@ -285,7 +291,9 @@ def export(
         typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {'fp16' if fp16 else 'fp32'}")
         return
     spec = make_spec(recipe, name=name or out.stem, licence=licence)
-    splits = {} if data is None else read_splits(data, needed="train" if int8 else None)
+    splits: dict[str, list[Photo]] = {}
+    if data is not None:
+        splits = read_training_splits(data) if int8 else read_splits(data)
     validation = splits.get("val", [])
     with tempfile.TemporaryDirectory() as temporary:
         fp32 = Path(temporary) / "fp32.onnx"

@@ -43,7 +43,8 @@ def read_recipe(folder: Path) -> Recipe:
         return settings.from_json(Recipe, json.loads((folder / RECIPE_FILE).read_text()))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise TrainingError(
-            f"{folder} is not a run folder: {RECIPE_FILE} cannot be read ({error})"
+            f"{folder} is not a run folder, or is one of another version: {RECIPE_FILE} cannot be "
+            f"read ({error})"
         ) from error
 
 

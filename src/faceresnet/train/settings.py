@@ -64,7 +64,10 @@ def from_json(kind: type[T], values: dict[str, Any]) -> T:
     Raises:
         ValueError: these are not the values of one.
     """
-    result: T = _build(kind, values)
+    try:
+        result: T = _build(kind, values)
+    except _Misfit as error:
+        raise ValueError(f"expected {error}") from error
     return result
 
 
@@ -76,8 +79,10 @@ def _build(kind: Any, value: Any) -> Any:
     """A value of the annotated type `kind` from one of JSON's or Python's literals."""
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        if not isinstance(value, dict) or not hints.keys() >= value.keys():
+        if not isinstance(value, dict):
             raise _Misfit(f"the fields {', '.join(hints)}")
+        if unknown := value.keys() - hints.keys():
+            raise _Misfit(f"no {', '.join(sorted(unknown))} beside {', '.join(hints)}")
         fields = {name: _build(hints[name], item) for name, item in value.items()}
         try:
             return kind(**fields)  # type: ignore[operator]
