@@ -32,7 +32,7 @@ from peers import Detect, YuNet, add_arguments, open_peers
 
 from faceresnet import Detections, FaceDetector, images
 from faceresnet.anchors import make_anchors
-from faceresnet.detector import postprocess
+from faceresnet.detector import FAINT, postprocess
 from faceresnet.engine import open_engine
 from faceresnet.weights import DEFAULT_MODEL, locate
 
@@ -85,7 +85,7 @@ def stages(
     anchors = make_anchors(spec.levels, padded.shape[1:3])
 
     def finish() -> Detections:
-        found = postprocess(logits[0], deltas[0], anchors, spec, spec.threshold, size)
+        found = postprocess(logits[0], deltas[0], anchors, spec, min(FAINT, spec.threshold), size)
         return Detections(*found, size)
 
     calls: dict[str, Callable[[], object]] = {

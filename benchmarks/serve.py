@@ -91,8 +91,9 @@ def request_bytes(jpeg: bytes, *, raw: bool) -> bytes:
 
 async def client(port: int, request: bytes, faces: int, until: float, load: Load) -> None:
     """One client on one connection: send, wait, check, again."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer = None
     try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while time.perf_counter() < until:
             start = time.perf_counter()
             writer.write(request)
@@ -111,7 +112,8 @@ async def client(port: int, request: bytes, faces: int, until: float, load: Load
         wrong = type(error).__name__
         load.errors[wrong] = load.errors.get(wrong, 0) + 1
     finally:
-        writer.close()
+        if writer is not None:
+            writer.close()
 
 
 def run_clients(
@@ -138,6 +140,7 @@ def attack(port: int, request: bytes, faces: int, count: int, seconds: float) ->
     arguments = (port, request, faces, count, seconds, there)
     clients = multiprocessing.get_context("spawn").Process(target=run_clients, args=arguments)
     clients.start()
+    there.close()  # or nobody would notice that the clients are gone
     load: Load = here.recv()
     clients.join()
     return load

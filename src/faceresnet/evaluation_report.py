@@ -123,7 +123,7 @@ def save_worst(
     chosen: Sequence[PhotoErrors] = worst(report, count)
     paths = []
     for rank, errors in enumerate(chosen, start=1):
-        picture = draw_errors(images.read(by_name[errors.name].read_bytes()), errors)
+        picture = draw_errors(by_name[errors.name].read(), errors)
         flat = errors.name.rpartition(".")[0].replace("/", "-")
         path = Path(folder) / f"{rank:0{len(str(len(chosen)))}d}-{flat}.png"
         images.write(picture, path)
