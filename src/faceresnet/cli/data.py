@@ -129,7 +129,7 @@ def relabel(
     from faceresnet.relabel import Doubt, relabel, write_relabelled
 
     doubt = Doubt(teach, ignore, frozenset(complete or ()))
-    # One look each: the shipped model learnt from labels made so.
+    # Without closer looks: the shipped model learnt from labels made so.
     detector = FaceDetector(
         model, threshold=min(teach, ignore), enlarge=enlarge, crowds=False, threads=threads
     )

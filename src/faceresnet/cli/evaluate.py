@@ -29,8 +29,8 @@ def evaluate(
         Path | None,
         typer.Option(
             help="Data set laid out as WIDER FACE: WIDER_val/images and wider_face_split, or the "
-            "archives.",
-            metavar="DIR",
+            "archives; or a shard of it.",
+            metavar="DIR|ZIP",
             rich_help_panel=TRUTH,
         ),
     ] = None,

@@ -218,8 +218,9 @@ def faceresnet_n_wide() -> Recipe:
     ``faceresnet train --recipe faceresnet-n-wide --data DIR --out RUN1``
 
     A ResNet of seven basic blocks, 32 to 128 channels, and a pyramid of four levels. Two CPU cores
-    in bfloat16: 1 h 50 min for 8,750 iterations, with numbers that moved on the way to these; AP
-    .905 on facecount and .411 on wider_small (docs/results.md). `faceresnet_n_native` goes on.
+    in bfloat16: 1 h 50 min for 8,750 iterations, with numbers that moved on the way to these and
+    250 left out; AP .905 on facecount and .411 on wider_small (docs/results.md).
+    `faceresnet_n_native` goes on.
     """
     return Recipe(
         name="faceresnet-n-wide",
@@ -606,7 +607,7 @@ def faceresnet_50_taught() -> Recipe:
     """And taught by itself, `faceresnet_n` and YuNet, which looks closer: the shipped int8 weights.
 
     ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-50-taught --init
-    THIN/checkpoints/last.ckpt --teacher faceresnet-50 --teacher faceresnet-n --yunet YUNET.onnx
+    THIN/checkpoints/last.ckpt --teacher THIN.onnx --teacher faceresnet-n --yunet YUNET.onnx
     --data DIR3 --out RUN --accelerator cpu --devices 2 --strategy ddp --workers 0 --compile``, then
     the mean of its weights and those it started from, with .45 added to all logits
 
