@@ -118,7 +118,7 @@ def test_without_a_val_split_it_says_so_and_goes_on(capsys, tmp_path):
         (["--data", "{data}", "--reshape", "widen"], "needs the weights of another network"),
         (["--data", "{data}", "--teacher", "nobody"], "no model is called 'nobody'"),
         (["--data", "{data}", "--recipe", "faceresnet-n-taught"], "there is none: give --teacher"),
-        (["--data", "{data}", "--set", "distillation.closer=0.5"], "there is none: give --teacher"),
+        (["--data", "{data}", "--set", "distillation.trust=0.9"], "there is none: give --teacher"),
         (["--data", "{data}", "--yunet", "x"], "yunet speaks together with a teacher"),
         (
             ["--data", "{data}", "--teacher", "faceresnet-n", "--yunet", "{data}/notes.pth"],

@@ -147,7 +147,6 @@ def test_later_settings_win():
         ("loss.assigner=best", "assigner must be iou or adaptive"),
         ("augmentation.sizes=(64, 'a')", "augmentation.sizes takes an int"),
         ("augmentation.sizes=100", "sizes must be multiples of 32 px"),
-        ("distillation.closer=1.5", "closer must lie in 0..1"),
         ("augmentation.sizes=", "augmentation.sizes takes"),
         ("augmentation.sizes=64,", None),
         ("augmentation.event_weights=(('a', 'b'),)", "takes a finite float"),

@@ -16,12 +16,10 @@ from faceresnet.errors import ModelError
 from faceresnet.pyramid import ALONE
 from faceresnet.train import batches, runs, training
 from faceresnet.train import teacher as module
-from faceresnet.train.batches import Batches
 from faceresnet.train.loop import train
-from faceresnet.train.photos import PhotoSet
 from faceresnet.train.teacher import FAINTEST, SMALL, Distillation, Teacher
 from faceresnet.widerface import read_split
-from train.samples import PLAIN, make_faces, small_recipe, write_split
+from train.samples import make_faces, small_recipe, write_split
 
 FACE = (10.0, 10.0, 30.0, 30.0)
 OTHER = (60.0, 60.0, 80.0, 80.0)
@@ -328,24 +326,3 @@ def test_a_run_with_a_teacher_goes_on_and_makes_its_batches_itself(
     assert set(processes) == {0}
     assert [line["iteration"] for line in rest] == [2, 4]
     assert rest[-1]["loss"] == pytest.approx(alone[-1]["loss"], rel=1e-4)
-
-
-def test_a_pupil_may_see_enlarged_what_its_teacher_sees_as_it_is(squares, blob_model):
-    photos = PhotoSet(read_split(squares, "train"))
-    recipe = taught(blob_model, augmentation=replace(PLAIN, sizes=(128,)))
-    seen = Teacher(recipe.distillation)
-
-    def first_batches(closer):
-        distillation = replace(recipe.distillation, closer=closer)
-        made = Batches(photos, replace(recipe, distillation=distillation), 0, 20, teacher=seen)
-        return [made[index][:2] for index in range(20)]
-
-    plain, enlarged, some = (first_batches(share) for share in (0, 1, 0.5))
-    for (images, faces), (closer, their_faces) in zip(plain, enlarged, strict=True):
-        assert (*images.shape[1:], *closer.shape[1:]) == (128, 128, 3, 192, 192, 3)
-        assert torch.equal(their_faces.boxes, faces.boxes * 1.5)
-        assert torch.equal(their_faces.score, faces.score)
-        assert (closer[:, 48, 48].float() - images[:, 32, 32].float()).abs().mean() < 10
-    sides = [images.shape[1] for images, _ in some]
-    assert 4 < sides.count(192) < 16
-    assert sides == [images.shape[1] for images, _ in first_batches(0.5)]

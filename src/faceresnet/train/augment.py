@@ -9,7 +9,7 @@ Everything is a function of photos and a random generator, on whatever device th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from math import exp, log, sqrt
 
@@ -154,13 +154,6 @@ def make_batch(
         torch.ones(sum(map(len, boxes)), device=device),
     )
     return stacked, faces
-
-
-def enlarge(images: Tensor, faces: Faces, factor: float) -> tuple[Tensor, Faces]:
-    """Images (N, S, S, 3) uint8 and their faces, `factor` times as large."""
-    size = round(images.shape[1] * factor), round(images.shape[2] * factor)
-    enlarged = torch.stack([resize(image, size) for image in images])
-    return enlarged, replace(faces, boxes=faces.boxes * factor)
 
 
 def make_image(

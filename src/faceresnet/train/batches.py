@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 
 import lightning
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from faceresnet.anchors import make_anchors
-from faceresnet.pyramid import CLOSER
-from faceresnet.train.augment import enlarge, make_batch
+from faceresnet.train.augment import make_batch
 from faceresnet.train.photos import PhotoSet
 from faceresnet.train.recipes import Recipe
 from faceresnet.train.targets import Faces, Targets, assign_adaptively, assign_by_iou
@@ -54,8 +52,6 @@ class Batches(Dataset[Batch]):
         images_, faces = make_batch(self.photos, self.recipe.augmentation, batch, seed)
         if self.teacher is not None:
             faces = self.teacher(images_, faces)
-            if np.random.default_rng((*seed, 1)).random() < self.recipe.distillation.closer:
-                images_, faces = enlarge(images_, faces, CLOSER)
         size = (images_.shape[1], images_.shape[2])
         if size not in self._anchors:
             made = make_anchors(self.recipe.network.levels, size)

@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass, field, replace
 
 from faceresnet.anchors import Level
-from faceresnet.pyramid import CLOSER
 from faceresnet.train.augment import Augmentation
 from faceresnet.train.losses import Loss
 from faceresnet.train.model import Network
@@ -118,13 +117,10 @@ class Recipe:
     nms_iou: float = 0.4
 
     def __post_init__(self) -> None:
-        multiple, sizes = self.network.size_multiple, self.augmentation.sizes
-        if any(side % multiple for side in sizes):
-            raise ValueError(f"sizes must be multiples of {multiple} px, got {sizes}")
-        if self.distillation.closer and any(side * CLOSER % multiple for side in sizes):
+        multiple = self.network.size_multiple
+        if any(side % multiple for side in self.augmentation.sizes):
             raise ValueError(
-                f"sizes must be multiples of {multiple} px, {CLOSER} times enlarged, too, as "
-                f"distillation.closer asks: got {sizes}"
+                f"sizes must be multiples of {multiple} px, got {self.augmentation.sizes}"
             )
         for name in ("seed", "largest_face", "excess"):
             if getattr(self, name) < 0:
@@ -509,9 +505,9 @@ def faceresnet_50() -> Recipe:
     images, as a network is compiled for each; 512,000 of them, for about 16 minutes on one H100 or
     H200 (docs/gpu.md has the arithmetic; nobody has measured it).
 
-    The shipped fp16 weights are of `faceresnet_50_cpu`, far less training; a GPU goes on from them
-    with ``START= scripts/train-faceresnet-50.sh DATA OUT --init faceresnet-50``. The int8 file is
-    of `faceresnet_50_thin`.
+    The shipped weights are of `faceresnet_50_taught`, far less training of a network that is
+    thinner inside its last blocks; a GPU goes on from them, widened, with ``START=
+    scripts/train-faceresnet-50.sh DATA OUT --init faceresnet-50 --reshape widen``.
     """
     small = faceresnet_n_harder()
     return replace(
@@ -566,7 +562,7 @@ def faceresnet_50_crops() -> Recipe:
 
 
 def faceresnet_50_cpu() -> Recipe:
-    """And in two more, a third of them with crops of 512² px: the shipped fp16 weights.
+    """And in two more, a third of them with crops of 512² px.
 
     ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-50-cpu --init
     CROPS/checkpoints/last.ckpt --data DIR3 --out RUN --accelerator cpu --devices 2 --strategy ddp
@@ -585,13 +581,14 @@ def faceresnet_50_cpu() -> Recipe:
 
 
 def faceresnet_50_thin() -> Recipe:
-    """The same network thinner inside its last blocks, as it is shipped in int8.
+    """The same network thinner inside its last blocks, as it is shipped.
 
-    ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-50-thin --imitate faceresnet-50 --data
-    DIR3 --out RUN --accelerator cpu --devices 2 --strategy ddp --workers 0 --compile``
+    ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-50-thin --imitate
+    CPU/checkpoints/last.ckpt --data DIR3 --out RUN --accelerator cpu --devices 2 --strategy ddp
+    --workers 0 --compile``
 
-    It learns to compute what the shipped fp16 weights do, not from labels: 23.2 GMAC at 512×512
-    instead of 27.4, and half the weights. Stopped after 1,300 iterations and 1 h 16 min on two
+    It learns to compute what that one does, not from labels: 23.2 GMAC at 512×512 instead of 27.4,
+    and half the weights. Stopped after 1,300 iterations and 1 h 16 min on two
     cores, beside other work; AP .897 on facecount and .550 on wider_small in fp32.
     """
     before = faceresnet_50_cpu()
@@ -604,7 +601,7 @@ def faceresnet_50_thin() -> Recipe:
 
 
 def faceresnet_50_taught() -> Recipe:
-    """And taught by itself, `faceresnet_n` and YuNet, which looks closer: the shipped int8 weights.
+    """And taught by itself, `faceresnet_n` and YuNet, which looks closer: the shipped weights.
 
     ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-50-taught --init
     THIN/checkpoints/last.ckpt --teacher THIN.onnx --teacher faceresnet-n --yunet YUNET.onnx

@@ -50,15 +50,12 @@ class Distillation:
         least: least score of a face that only the teachers see.
         yunet: YuNet's .onnx file. What the teachers say of faces below `SMALL` px they then say
             together with YuNet, which looks at the images enlarged; with none they speak alone.
-        closer: share of the batches that the pupil, not its teachers, sees as a closer look at a
-            crowd does, enlarged (`pyramid.CLOSER`).
     """
 
     teachers: tuple[str, ...] = ()
     trust: float = 0.5
     least: float = 0.5
     yunet: str = ""
-    closer: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.trust <= 1:
@@ -67,8 +64,6 @@ class Distillation:
             raise ValueError(f"least must lie in {FAINTEST}..1, got {self.least}")
         if self.yunet and not self.teachers:
             raise ValueError("yunet speaks together with a teacher: name one")
-        if not 0 <= self.closer <= 1:
-            raise ValueError(f"closer must lie in 0..1, got {self.closer}")
 
     def judge(
         self,
