@@ -27,6 +27,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,29 +92,26 @@ def request_bytes(jpeg: bytes, *, raw: bool) -> bytes:
 
 async def client(port: int, request: bytes, faces: int, until: float, load: Load) -> None:
     """One client on one connection: send, wait, check, again."""
-    writer = None
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while time.perf_counter() < until:
-            start = time.perf_counter()
-            writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
-            body = await reader.readexactly(int(length[1]) if length else 0)
-            wrong = head[9:12].decode()
-            if wrong == "200":
-                found = body.count(b'"box"')
-                wrong = "" if found == faces else f"{found} faces instead of {faces}"
-            if wrong:
-                load.errors[wrong] = load.errors.get(wrong, 0) + 1
-            else:
-                load.latencies_s.append(time.perf_counter() - start)
+        with closing(writer):
+            while time.perf_counter() < until:
+                start = time.perf_counter()
+                writer.write(request)
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+                body = await reader.readexactly(int(length[1]) if length else 0)
+                wrong = head[9:12].decode()
+                if wrong == "200":
+                    found = body.count(b'"box"')
+                    wrong = "" if found == faces else f"{found} faces instead of {faces}"
+                if wrong:
+                    load.errors[wrong] = load.errors.get(wrong, 0) + 1
+                else:
+                    load.latencies_s.append(time.perf_counter() - start)
     except (OSError, asyncio.IncompleteReadError) as error:
         wrong = type(error).__name__
         load.errors[wrong] = load.errors.get(wrong, 0) + 1
-    finally:
-        if writer is not None:
-            writer.close()
 
 
 def run_clients(

@@ -143,24 +143,28 @@ def _try_mirror(
     url: str, partial: Path, expected: str, progress: Progress | None, timeout_s: float
 ) -> str | None:
     """Complete `partial` from one mirror; what went wrong, or None for a verified file."""
-    thrown_away = False
+    fresh = _size(partial) == 0
     while True:
-        start = partial.stat().st_size if partial.exists() else 0
+        start = _size(partial)
         try:
             _append(url, partial, start, progress, timeout_s)
         except _MirrorError as error:
             # A broken connection that moved the file on is taken up again where it broke.
-            if partial.exists() and partial.stat().st_size > start:
+            if _size(partial) > start:
                 continue
             return str(error)
         found = file_sha256(partial)
         if found == expected:
             return None
         partial.unlink()
-        # The beginning may be left over from another version of the file: once more from nothing.
-        if start == 0 or thrown_away:
+        if fresh:
             return f"checksum {found}, expected {expected}"
-        thrown_away = True
+        # What was there may be of another version of the file: once more from nothing.
+        fresh = True
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def _append(

@@ -337,7 +337,11 @@ def _open_onnxruntime(path: Path, device: str, threads: int | None) -> tuple[Mod
 
 
 def open_session(
-    path: str | Path, *, threads: int | None = None, provider: str = PROVIDERS["cpu"]
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    provider: str = PROVIDERS["cpu"],
+    whose: str = "",
 ) -> onnxruntime.InferenceSession:
     """A model file of any network in ONNX Runtime.
 
@@ -345,6 +349,7 @@ def open_session(
         path: of the .onnx file.
         threads: for each run; all cores without.
         provider: ONNX Runtime's name of what computes.
+        whose: what a message calls the network, if the path does not tell.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
@@ -358,7 +363,8 @@ def open_session(
     try:
         session = runtime.InferenceSession(str(path), options, providers=[provider])
     except Exception as error:  # its exceptions share no public base class
-        raise ModelError(f"ONNX Runtime cannot load {path}: {_last_line(error)}") from error
+        what = f"{whose} from {path}" if whose else path
+        raise ModelError(f"ONNX Runtime cannot load {what}: {_last_line(error)}") from error
     return cast("onnxruntime.InferenceSession", session)
 
 

@@ -122,7 +122,7 @@ def test_without_a_val_split_it_says_so_and_goes_on(capsys, tmp_path):
         (["--data", "{data}", "--yunet", "x"], "yunet speaks together with a teacher"),
         (
             ["--data", "{data}", "--teacher", "faceresnet-n", "--yunet", "{data}/notes.pth"],
-            "cannot load",
+            "cannot load YuNet from",
         ),
         (["--data", "{data}", "--imitate", "nobody"], "--imitate nobody is neither a file nor"),
         (["--data", "{data}", "--imitate", "{data}/notes.ckpt"], "cannot be imitated by this"),

@@ -369,7 +369,9 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch(data, tmp_path, monkeypa
 
     original = training.detection_loss
     monkeypatch.setattr(training, "detection_loss", broken)
-    with pytest.raises(TrainingError, match=r"loss is nan at iteration 3.*nonfinite\.pt"):
+    with pytest.raises(
+        TrainingError, match=r"loss is nan at iteration 3: the batch is saved in \S*nonfinite\.pt"
+    ):
         run(small_recipe(start=3), data, tmp_path / "run")
     batch = torch.load(tmp_path / "run/nonfinite.pt", weights_only=True)
     recipe = small_recipe()

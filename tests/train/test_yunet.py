@@ -96,7 +96,7 @@ def test_sides_that_are_no_multiple_of_the_strides_are_padded(yunet_file):
 
 
 def test_a_file_that_is_not_yunet_is_one_line(tmp_path, blob_model):
-    with pytest.raises(ModelError, match=r"cannot load .*none\.onnx"):
+    with pytest.raises(ModelError, match=r"cannot load YuNet from .*none\.onnx"):
         YuNet(tmp_path / "none.onnx")
     with pytest.raises(ModelError, match="is not YuNet with dynamic height and width"):
         YuNet(blob_model)

@@ -291,9 +291,8 @@ def export(
         typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {'fp16' if fp16 else 'fp32'}")
         return
     spec = make_spec(recipe, name=name or out.stem, licence=licence)
-    splits: dict[str, list[Photo]] = {}
-    if data is not None:
-        splits = read_training_splits(data) if int8 else read_splits(data)
+    read = read_training_splits if int8 else read_splits
+    splits = {} if data is None else read(data)
     validation = splits.get("val", [])
     with tempfile.TemporaryDirectory() as temporary:
         fp32 = Path(temporary) / "fp32.onnx"

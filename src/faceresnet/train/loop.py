@@ -25,7 +25,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor, nn
+from torch import Tensor
 
 from faceresnet.errors import TrainingError, reason
 from faceresnet.train.augment import make_batch
@@ -174,13 +174,10 @@ def fuse(model: FaceResNet, original: FaceResNet | None) -> None:
 
     Of these two `imitation_loss` calls the parts, so each part is fused for itself.
     """
-    parts: list[nn.Module] = [model]
-    if original is not None:
-        original.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        parts = [*model.children(), *original.children()]
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for part in parts:
-        part.compile(dynamic=False)
+    for network in (model,) if original is None else (model, original):
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for part in (network,) if original is None else network.children():
+            part.compile(dynamic=False)
 
 
 def count_epochs(schedule: Schedule, checkpoint: Path | None) -> int:

@@ -101,7 +101,7 @@ class Training(lightning.LightningModule):
         iteration = self.recipe.schedule.start + self.global_step
         raise TrainingError(
             f"the loss is {terms['loss'].item()} at iteration {iteration}: the batch is saved in "
-            f" {file}. Lower schedule.rate, or go on from an earlier checkpoint."
+            f"{file}. Lower schedule.rate, or go on from an earlier checkpoint."
         )
 
     def configure_optimizers(self) -> Any:

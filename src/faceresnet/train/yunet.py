@@ -40,7 +40,7 @@ class YuNet:
         self, path: str | Path, threads: int | None = None, threshold: float = THRESHOLD
     ) -> None:
         self._threshold = threshold
-        self._session = open_session(path, threads=threads)
+        self._session = open_session(path, threads=threads, whose="YuNet")
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         dynamic = [isinstance(side, str) for side in inputs[0].shape[2:]] == [True, True]
         if len(inputs) != 1 or len(outputs) != OUTPUTS or not dynamic:
