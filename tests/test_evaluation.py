@@ -454,6 +454,21 @@ def test_precision_and_recall_by_score_are_those_of_the_detections_from_it_on() 
     assert {"score": 0.4, "precision": 2 / 3, "recall": 0.5} in rows
 
 
+def test_photos_without_a_listed_face_are_told_apart() -> None:
+    photos = [photo("x/a.jpg", [FACE]), photo("x/b.jpg", []), photo("x/c.jpg", [])]
+    box = (*FACE, 0.9)
+    predictions = {
+        "x/a.jpg": found(box, (100, 100, 120, 120, 0.8)),
+        "x/b.jpg": found(box, (60, 60, 80, 80, 0.6), (90, 90, 99, 99, 0.4)),
+        "x/c.jpg": found((*FACE, 0.5)),
+    }
+    report = evaluate(predictions, photos, protocol="x", threshold=0.55)
+    assert report.faceless == (2, 1, 2)
+    assert report.to_json()["faceless"] == {"photos": 2, "with_detections": 1, "detections": 2}
+    assert evaluate(predictions, photos, protocol="x", threshold=0.3).faceless == (2, 2, 4)
+    assert evaluate(predictions, photos[:1], protocol="x").faceless == (0, 0, 0)
+
+
 def test_json_has_the_protocol_and_no_nan() -> None:
     report: Report = evaluate({}, [photo("x/a.jpg", [FACE])], protocol="vga")
     text = json.dumps(report.to_json(), allow_nan=False)

@@ -171,6 +171,15 @@ class Report:
         """Average precision over the set with all faces."""
         return self.whole.ap
 
+    @property
+    def faceless(self) -> tuple[int, int, int]:
+        """Photos without a listed face, those of them with a detection, and these detections.
+
+        No curve counts them; of a set that shows what a camera sees they are most of the photos.
+        """
+        counts = [len(photo.scores) for photo in self.photos if not len(photo.faces)]
+        return len(counts), sum(count > 0 for count in counts), sum(counts)
+
     def by_score(self) -> list[tuple[float, float, float]]:
         """Score, precision and recall from it on, over the set with all faces, at `SCORES`."""
         scores = sorted({*SCORES, self.threshold})
@@ -207,6 +216,7 @@ class Report:
             }
             for size in self.sizes
         ]
+        photos, answered, detections = self.faceless
         return {
             "protocol": self.protocol,
             "iou": MATCH_IOU,
@@ -215,6 +225,11 @@ class Report:
             "threshold": self.threshold,
             "scores": scores,
             "sizes": sizes,
+            "faceless": {
+                "photos": photos,
+                "with_detections": answered,
+                "detections": detections,
+            },
             "unanswered": list(self.unanswered),
         }
 

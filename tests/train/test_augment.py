@@ -552,6 +552,17 @@ def test_distractors_are_drawn():
 # --- colours ---
 
 
+def test_as_many_images_as_asked_show_no_face(photos):
+    without = replace(PLAIN, empty=0.3)
+    rng = np.random.default_rng(0)
+    shown = [len(make_image(photos, without, 96, rng)[1]) > 0 for _ in range(200)]
+    assert 110 < sum(shown) < 170  # all show one otherwise
+    images, faces = make_batch(photos, replace(PLAIN, empty=1.0), 4, (1, 2))
+    assert images.shape == (4, 96, 96, 3)
+    assert images.dtype == torch.uint8
+    assert faces.boxes.shape == (0, 4)
+
+
 def test_colours_stay_where_nothing_is_asked_for():
     rng = np.random.default_rng(0)
     images = torch.randint(0, 256, (3, 20, 20, 3), dtype=torch.uint8)

@@ -337,7 +337,7 @@ def _write_json(report: Report, destination: str, model: str | None) -> None:
 
 
 def _print(report: Report) -> None:
-    """Three tables: average precision by set and event, what is found by size and by score."""
+    """Average precision by set and event, what is found by size and score, and where no face is."""
     from rich.console import Console
 
     # A pipe gets whole lines; only a terminal's are cut to its width.
@@ -371,6 +371,11 @@ def _print(report: Report) -> None:
     name = report.whole.name.replace("[", r"\[")
     console.print(f"\n[bold]By score[/] (of {name}, detections from it on)", highlight=False)
     console.print(scores)
+    photos, answered, boxes = report.faceless
+    if photos:
+        title = f"[bold]Photos without a listed face[/] (at score {report.threshold:g})"
+        figures = f"{answered} of {photos} with a box, {boxes} boxes"
+        console.print(f"\n{title}: {figures}", highlight=False)
     if report.unanswered:
         print(
             f"faceresnet: {len(report.unanswered)} of {len(report.photos)} photos have no result "

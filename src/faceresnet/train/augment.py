@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from faceresnet.images import PADDING
+from faceresnet.train.empty import make_empty
 from faceresnet.train.photos import PhotoSet
 from faceresnet.train.targets import Faces
 
@@ -57,6 +58,7 @@ class Augmentation:
         turn: probability that an image is rotated, by up to `MAX_TURN` to either side.
         cover: probability that a face is partly covered, as by a hand, a hat or a neighbour.
         distract: probability that letters, discs and rings, which are no faces, are drawn in.
+        empty: probability that an image shows no face at all (`empty.make_empty`).
         colour: strength of brightness, contrast, saturation and colour cast; 0.3 is ± 30 %.
         grey: probability of a grey image.
         light: probability of harsh light: dusk, glare, the coloured lamps of a stage.
@@ -82,6 +84,7 @@ class Augmentation:
     turn: float = 0.0
     cover: float = 0.0
     distract: float = 0.0
+    empty: float = 0.0
     colour: float = 0.3
     grey: float = 0.1
     light: float = 0.0
@@ -110,6 +113,7 @@ class Augmentation:
             "turn",
             "cover",
             "distract",
+            "empty",
             "colour",
             "grey",
             "light",
@@ -159,18 +163,20 @@ def make_batch(
 def make_image(
     photos: PhotoSet, augmentation: Augmentation, size: int, rng: np.random.Generator
 ) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """One image of `size`² px: a crop of a photo, or a grid of several.
+    """One image of `size`² px: a crop of a photo, a grid of several, or one without a face.
 
     Returns:
         image (S, S, 3) uint8, faces (G, 4) float32 px, and which of them to ignore (G,).
     """
+    boxes, ignore = [np.zeros((0, 4), np.float32)], [np.zeros(0, bool)]
+    if augmentation.empty and rng.random() < augmentation.empty:
+        return make_empty(photos, size, rng), boxes[0], ignore[0]
     share = np.asarray(augmentation.grids) / sum(augmentation.grids)
     grid = int(rng.choice(len(share), p=share)) + 1
     if grid > 1:  # a larger image holds more photos, not larger ones
         grid = max(1, round(grid * size / augmentation.sizes[0]))
     canvas = torch.full((size, size, 3), PADDING, dtype=torch.uint8, device=photos.device)
     edges = [round(size * i / grid) for i in range(grid + 1)]
-    boxes, ignore = [np.zeros((0, 4), np.float32)], [np.zeros(0, bool)]
     for top, bottom in pairwise(edges):
         for left, right in pairwise(edges):
             index = photos.draw(rng)
