@@ -70,13 +70,13 @@ def main() -> None:
 
     scores = sorted({*SCORES, detector.spec.threshold})
     pictures = len(found[arguments.model])
-    table = Table("pictures with a box, boxes", *(f"{s:g}" for s in scores), box=None)
+    table = Table("score from", *(f"{s:g}" for s in scores), box=None)
     for whose, its in found.items():
         counts = np.array([[(one.scores >= s).sum() for s in scores] for one in its])
         cells = zip((counts > 0).sum(0), counts.sum(0), strict=True)
         table.add_row(whose, *(f"{some}, {boxes}" for some, boxes in cells))
     console = Console()
-    console.print(f"{pictures} pictures, {pixels / 1e6:.0f} megapixels; from a score of:")
+    console.print(f"{pictures} pictures, {pixels / 1e6:.0f} megapixels: with a box, boxes")
     console.print(table)
 
 

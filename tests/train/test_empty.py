@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from faceresnet.train import empty
-from faceresnet.train.empty import PIECE, TILE, cut_piece, make_empty, pattern
+from faceresnet.train.empty import MOTIF, PIECE, TILE, cut_piece, make_empty, pattern
 from faceresnet.train.photos import PhotoSet
 from train.samples import write_split
 
@@ -109,11 +109,13 @@ def test_a_piece_is_repeated_mirrored_or_not():
     piece = np.random.default_rng(1).integers(0, 256, (16, 16, 3)).astype(np.uint8)
     mirrored = repeated = 0
     for seed in range(40):
-        image = empty._repeat(piece, 96, np.random.default_rng(seed))
-        assert image.shape == (96, 96, 3)
-        repeated += any(np.array_equal(image[:, p:], image[:, :-p]) for p in range(8, 65))
+        image = empty._repeat(piece, 192, np.random.default_rng(seed))
+        assert image.shape == (192, 192, 3)
+        periods = [p for p in range(8, 129) if np.array_equal(image[:, p:], image[:, :-p])]
+        assert not periods or periods[0] >= MOTIF
+        repeated += bool(periods)
         mirrored += any(
-            np.array_equal(image[:, x : x + 8], image[:, x - 8 : x][:, ::-1]) for x in range(8, 89)
+            np.array_equal(image[:, x : x + 8], image[:, x - 8 : x][:, ::-1]) for x in range(8, 185)
         )
     assert 18 <= mirrored <= 36
     assert repeated >= 20

@@ -17,6 +17,8 @@ from faceresnet.train.photos import PhotoSet
 
 #: Least side of what is cut out of a photo, px, and the largest of what is to be repeated.
 PIECE, TILE = 24, 128
+#: Least side of what is repeated, px: smaller is hard to tell from a crowd of tiny faces.
+MOTIF = 20
 #: A piece without a face is looked for so often.
 TRIES = 10
 #: How often an image is a piece of a photo, tiles of one, an invented pattern.
@@ -107,7 +109,7 @@ def _shapes(size: int, rng: np.random.Generator) -> Image:
 
 def _motifs(size: int, rng: np.random.Generator) -> Image:
     """One motif of a few shapes, repeated."""
-    side = int(exp(rng.uniform(log(8), log(size / 2))))
+    side = int(exp(rng.uniform(log(MOTIF), log(max(MOTIF, size / 2)))))
     motif = np.empty((side, side, 3), np.uint8)
     motif[:] = rng.integers(0, 256, 3)
     for _ in range(int(rng.integers(1, 6))):
@@ -140,7 +142,7 @@ def _draw(image: UInt8[np.ndarray, "H W 3"], side: float, rng: np.random.Generat
 
 def _repeat(piece: UInt8[np.ndarray, "H H 3"], size: int, rng: np.random.Generator) -> Image:
     """A piece again and again, mostly mirrored at every edge, so that it is symmetric as faces."""
-    side = int(exp(rng.uniform(log(8), log(size))))
+    side = int(exp(rng.uniform(log(MOTIF), log(max(MOTIF, size)))))
     tile = _resize(piece, (side, side))
     if rng.random() < 0.7:
         tile = np.concatenate([tile, tile[:, ::-1]], axis=1)

@@ -486,9 +486,9 @@ def faceresnet_n_taught() -> Recipe:
         name="faceresnet-n-taught",
         loss=replace(before.loss, gamma=1.0),
         augmentation=replace(
-            before.augmentation, grids=(0.65, 0.2, 0.1, 0.05), native=0.7, cover=0.1
+            before.augmentation, grids=(0.65, 0.2, 0.1, 0.05), native=0.7, cover=0.1, empty=0.15
         ),
-        distillation=Distillation(trust=1.0, least=0.1),
+        distillation=Distillation(trust=1.0, least=0.1, unlisted=False),
         schedule=replace(before.schedule, iterations=3_000, warmup=100, average=0.998),
         excess=0.5,
     )
@@ -526,7 +526,11 @@ def faceresnet_50() -> Recipe:
             shared_head=False,
         ),
         augmentation=replace(
-            small.augmentation, sizes=(512,), grids=(0.55, 0.3, 0.15), face_px=(4.0, 640.0)
+            small.augmentation,
+            sizes=(512,),
+            grids=(0.55, 0.3, 0.15),
+            face_px=(4.0, 640.0),
+            empty=0.1,
         ),
         excess=0.5,
         nms_iou=0.5,
@@ -621,6 +625,7 @@ def faceresnet_50_taught() -> Recipe:
             grids=small.augmentation.grids,
             native=small.augmentation.native,
             cover=small.augmentation.cover,
+            empty=0.25,
         ),
         distillation=small.distillation,
         schedule=replace(before.schedule, iterations=1_200, epoch=50),
