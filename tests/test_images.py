@@ -211,6 +211,12 @@ def test_pillows_limit_comes_back_when_the_last_one_leaves(monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
+@pytest.mark.parametrize("size", [(0, 0), (0, 7), (7, 0)])
+def test_an_empty_pillow_image(size):
+    with pytest.raises(ImageError, match=f"the Pillow image is empty: {size[0]}×{size[1]} px"):
+        images.read(Image.new("RGB", size))
+
+
 @pytest.mark.parametrize("source", [None, 5, [1, 2], {}])
 def test_what_is_no_source(source):
     with pytest.raises(ValueError, match="an image is a path"):

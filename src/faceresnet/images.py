@@ -165,6 +165,8 @@ def _reason(error: Exception) -> str:
 def _convert(image: PILImage.Image, name: str, max_pixels: int | None) -> Image:
     """Pixels of an opened photo; this is where Pillow decodes, so where broken files show."""
     pixels = image.width * image.height
+    if not pixels:
+        raise ImageError(f"{name} is empty: {image.width}×{image.height} px")
     if max_pixels is not None and pixels > max_pixels:
         raise ImageError(
             f"{name} has {pixels:,} pixels, more than the limit of {max_pixels:,}: "
