@@ -492,6 +492,16 @@ def test_demo(run, blob_model, tmp_path):
     assert images.read(picture).shape == (512, 1032, 3)
 
 
+def test_demo_refuses_at_once_what_it_cannot_write(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("faceresnet.apps.demo.make_crowd", lambda: pytest.fail("it has begun"))
+    status, _, err = run("demo", "--save", tmp_path / "x.psd")
+    assert status == 2
+    assert err == (
+        "faceresnet: no image format that can be written has the suffix of "
+        f"{tmp_path / 'x.psd'}: use .png or .jpg\n"
+    )
+
+
 def test_demo_needs_its_extra(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage", None)
     status, _, err = run("demo")

@@ -321,6 +321,13 @@ def test_write_is_whole_or_nothing(photo, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"new", "a.JPG", "folder.png"}
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.psd", "a.FITS", "a"])
+def test_formats_that_are_not_written_are_refused(photo, tmp_path, name):
+    with pytest.raises(ValueError, match=f"has the suffix of .*{name}: use .png or .jpg"):
+        images.write(photo, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_halving_first_gives_nearly_the_same_average():
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)

@@ -339,19 +339,34 @@ def draw(
     return drawn
 
 
+def written_format(path: str | os.PathLike[str]) -> str:
+    """Pillow's name of the format that a file with this suffix is written in.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from PIL import Image as PILImage
+
+    PILImage.init()
+    format = PILImage.EXTENSION.get(Path(path).suffix.lower())
+    if format is None or format not in PILImage.SAVE:  # some are read only
+        raise ValueError(
+            f"no image format that can be written has the suffix of {path}: use .png or .jpg"
+        )
+    return format
+
+
 def write(image: Image, path: str | os.PathLike[str]) -> None:
     """Write an image to a file, of the format that the suffix names, whole or not at all.
 
     Raises:
-        ValueError: `image` is not an image, or no format has that suffix.
+        ValueError: `image` is not an image, or no format that can be written has that suffix.
         ImageError: the file cannot be written.
     """
     from PIL import Image as PILImage
 
     path = Path(path)
-    PILImage.init()
-    if path.suffix.lower() not in PILImage.EXTENSION:
-        raise ValueError(f"no image format has the suffix of {path}: use .png or .jpg")
+    written_format(path)
     picture = PILImage.fromarray(check(image))
     options: dict[str, Any] = (
         {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}

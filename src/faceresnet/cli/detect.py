@@ -205,6 +205,7 @@ def demo(
     from faceresnet.apps.demo import make_crowd
     from faceresnet.detector import FaceDetector
 
+    images.written_format(save)  # refuses what cannot be written, before anything is done
     image, in_picture = make_crowd()
     detector = FaceDetector(
         model, threshold=threshold, engine=engine, device=device, threads=threads
