@@ -328,6 +328,32 @@ def test_formats_that_are_not_written_are_refused(photo, tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("a.jpg", 65_500),
+        ("a.JFIF", 65_500),
+        ("a.webp", 16_383),
+        ("a.gif", 65_535),
+        ("a.tga", 65_535),
+        ("a.avif", 32_768),
+    ],
+)
+def test_a_picture_too_long_for_its_format_is_refused(tmp_path, capfd, name, limit):
+    """libjpeg would print a line of its own."""
+    path = tmp_path / name
+    images.write(np.zeros((1, limit, 3), np.uint8), path)
+    assert images.read(path).shape == (1, limit, 3)
+    path.unlink()
+    for size in ((1, limit + 1), (limit + 1, 1)):
+        with pytest.raises(ImageError, match=f"{name}: .*{limit:,} px a side.*: use .png") as error:
+            images.write(np.zeros((*size, 3), np.uint8), path)
+        assert f"{size[1]}×{size[0]} px" in str(error.value)
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", "")
+    images.write(np.zeros((1, limit + 1, 3), np.uint8), tmp_path / "a.png")
+
+
 def test_halving_first_gives_nearly_the_same_average():
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)

@@ -40,6 +40,8 @@ PADDING = 127
 BACKGROUND = (255, 255, 255)
 #: The red of the paper's figures.
 RED = (255, 0, 0)
+#: Longest side of a picture that a format holds, px. AVIF's is what libavif reads by default.
+LONGEST = {"AVIF": 32_768, "GIF": 65_535, "JPEG": 65_500, "TGA": 65_535, "WEBP": 16_383}
 #: Tag of EXIF.
 _ORIENTATION = 0x0112
 
@@ -361,13 +363,19 @@ def write(image: Image, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ValueError: `image` is not an image, or no format that can be written has that suffix.
-        ImageError: the file cannot be written.
+        ImageError: the file cannot be written, or the image is too large for its format.
     """
     from PIL import Image as PILImage
 
     path = Path(path)
-    written_format(path)
+    format = written_format(path)
     picture = PILImage.fromarray(check(image))
+    limit = LONGEST.get(format)
+    if limit is not None and max(picture.size) > limit:
+        raise ImageError(
+            f"cannot write {path}: {picture.width}×{picture.height} px, more than the {limit:,} px "
+            f"a side that {format} holds: use .png"
+        )
     options: dict[str, Any] = (
         {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
     )
