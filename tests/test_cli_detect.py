@@ -189,6 +189,22 @@ def test_save_draws_and_keeps_photos_of_one_name_apart(photos, run):
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_copies_that_cannot_be_written_are_listed_and_the_rest_is_done(photos, run):
+    Image.new("RGB", (70_000, 3)).save("a/xy.jpg", "PNG")
+    status, out, err = run("detect", "a", "--save", "out", "--json", "new.json")
+    assert (status, out) == (1, "3 faces in 3 photos: see new.json\n")
+    found = [photo["image"] for photo in json.loads(Path("new.json").read_text())]
+    assert found == ["a/x.png", "a/xy.jpg", "a/y.jpg"]
+    assert sorted(os.listdir("out")) == ["x.png", "y.jpg"]
+    first, last = err.splitlines()
+    assert first.startswith("faceresnet: cannot write out/xy.jpg: ")
+    assert last == "faceresnet: 1 of 3 copies not written"
+    status, out, err = run("detect", "broken.jpg", "a", "--save", "out", "--json", "new.json")
+    assert (status, out) == (1, "3 faces in 3 photos: see new.json\n")
+    assert "broken.jpg" in err
+    assert err.splitlines()[-1] == "faceresnet: 2 of 4 not read or copies not written"
+
+
 @pytest.mark.parametrize(
     ("options", "photo_count"), [([], 3), (["-r"], 4), (["-r", "--no-recursive"], 3)]
 )
