@@ -477,6 +477,7 @@ def test_the_schema_is_complete(blobs):
         detect["responses"]["503"]["content"]["application/json"]["examples"]["queue_full"]["value"]
     )
     assert len(detect["security"]) == 2
+    assert {method for path in document["paths"].values() for method in path} == {"get", "post"}
     assert "security" not in document["paths"]["/healthz"]["get"]
     assert "HTTPValidationError" not in json.dumps(document)
 
