@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from conftest import blob_image
+from faceresnet import ImageError
 from faceresnet.cli import main
 from faceresnet.cli.anonymise import _plan
 
@@ -177,6 +178,19 @@ def test_unreadable_files_are_listed_and_the_rest_is_done(photos, run):
     assert "gone.png" in err
     assert err.splitlines()[-1] == "faceresnet: 2 of 5 not covered"
     assert set(files("out")) == {"x.jpg", "b/x.png", "none.jpg"}
+
+
+def test_failures_are_listed_though_nothing_more_can_be_loaded(photos, run, monkeypatch):
+    """As when the memory is full."""
+
+    def fail(*_, **__):
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+        raise ImageError("cannot read c/x.jpg: not enough memory")
+
+    monkeypatch.setattr("faceresnet.apps.anonymise.anonymise_photo", fail)
+    status, _, err = run("c/x.jpg", "--out", "out")
+    assert status == 1
+    assert "faceresnet: cannot read c/x.jpg: not enough memory\n" in err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights")

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -187,6 +188,22 @@ def test_save_draws_and_keeps_photos_of_one_name_apart(photos, run):
     assert saved == {"x.png", "y.jpg", "x-2.png", "deep/z.png"}
     assert images.read("out/x.png")[27, 36].tolist() == [255, 0, 0]
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_copies_that_cannot_be_written_are_listed_and_the_rest_is_done(photos, run):
+    Image.new("RGB", (70_000, 3)).save("a/xy.jpg", "PNG")
+    status, out, err = run("detect", "a", "--save", "out", "--json", "new.json")
+    assert (status, out) == (1, "3 faces in 3 photos: see new.json\n")
+    found = [photo["image"] for photo in json.loads(Path("new.json").read_text())]
+    assert found == ["a/x.png", "a/xy.jpg", "a/y.jpg"]
+    assert sorted(os.listdir("out")) == ["x.png", "y.jpg"]
+    first, last = err.splitlines()
+    assert first.startswith("faceresnet: cannot write out/xy.jpg: ")
+    assert last == "faceresnet: 1 of 3 copies not written"
+    status, out, err = run("detect", "broken.jpg", "a", "--save", "out", "--json", "new.json")
+    assert (status, out) == (1, "3 faces in 3 photos: see new.json\n")
+    assert "broken.jpg" in err
+    assert err.splitlines()[-1] == "faceresnet: 2 of 4 not read or copies not written"
 
 
 @pytest.mark.parametrize(
@@ -447,6 +464,26 @@ def test_addresses(server, run, monkeypatch):
     assert "larger than the limit" in err
 
 
+def test_a_download_that_breaks_off_is_no_photo(run):
+    """What came of it may look like a whole one."""
+    content = b"P6 1 1 255 abc"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            with server.accept()[0] as connection:
+                connection.recv(10_000)
+                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 99\r\n\r\n" + content)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.ppm"
+        status, _, err = run("detect", address)
+        thread.join()
+    assert status == 1
+    assert f"cannot download {address}: " in err
+    assert "14 bytes read, 85 more expected" in err
+
+
 def test_max_pixels(photos, run):
     status, _, err = run("detect", "a/x.png", "--max-pixels", "100")
     assert status == 1
@@ -490,6 +527,16 @@ def test_demo(run, blob_model, tmp_path):
     assert status == 0
     assert "101 in the picture" in out
     assert images.read(picture).shape == (512, 1032, 3)
+
+
+def test_demo_refuses_at_once_what_it_cannot_write(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("faceresnet.apps.demo.make_crowd", lambda: pytest.fail("it has begun"))
+    status, _, err = run("demo", "--save", tmp_path / "x.psd")
+    assert status == 2
+    assert err == (
+        "faceresnet: no image format that can be written has the suffix of "
+        f"{tmp_path / 'x.psd'}: use .png or .jpg\n"
+    )
 
 
 def test_demo_needs_its_extra(run, monkeypatch):

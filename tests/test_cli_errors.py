@@ -25,6 +25,8 @@ def test_a_system_library_that_is_missing_is_one_line(monkeypatch, tmp_path, cap
     [
         (OSError(28, "No space left on device", "out.png"), cli.REFUSED, "out.png: No space left"),
         (OSError(28, "No space left on device"), cli.REFUSED, "faceresnet: No space left"),
+        (MemoryError(), cli.REFUSED, "faceresnet: out of memory: "),
+        (MemoryError("Unable to allocate 9 GiB"), cli.REFUSED, "(Unable to allocate 9 GiB)"),
         (KeyboardInterrupt(), cli.INTERRUPTED, "faceresnet: interrupted"),
     ],
 )

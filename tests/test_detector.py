@@ -1,4 +1,6 @@
+import copy
 import dataclasses
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -470,6 +472,12 @@ def test_detectors_cannot_be_changed(blob_detector):
         blob_detector.threshold = 0.1
     assert "blob.onnx" in repr(blob_detector)
     assert blob_detector.spec == SPEC
+
+
+@pytest.mark.parametrize("send", [pickle.dumps, copy.deepcopy])
+def test_a_detector_stays_in_its_process(blob_detector, send):
+    with pytest.raises(TypeError, match="cannot be sent to another process: make one there"):
+        send(blob_detector)
 
 
 @pytest.mark.parametrize(

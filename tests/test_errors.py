@@ -13,6 +13,8 @@ from faceresnet.errors import one_line, printable, reason
         (ValueError("too many"), "too many"),
         (ValueError(), "ValueError"),
         (OSError(), "OSError"),
+        (MemoryError(), "not enough memory"),
+        (MemoryError("Unable to allocate 9 GiB"), "Unable to allocate 9 GiB"),
     ],
 )
 def test_a_reason_is_never_empty_and_does_not_repeat_the_file(error, words):

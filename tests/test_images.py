@@ -211,6 +211,12 @@ def test_pillows_limit_comes_back_when_the_last_one_leaves(monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
+@pytest.mark.parametrize("size", [(0, 0), (0, 7), (7, 0)])
+def test_an_empty_pillow_image(size):
+    with pytest.raises(ImageError, match=f"the Pillow image is empty: {size[0]}×{size[1]} px"):
+        images.read(Image.new("RGB", size))
+
+
 @pytest.mark.parametrize("source", [None, 5, [1, 2], {}])
 def test_what_is_no_source(source):
     with pytest.raises(ValueError, match="an image is a path"):
@@ -313,6 +319,39 @@ def test_write_is_whole_or_nothing(photo, tmp_path):
     with pytest.raises(ImageError, match=r"folder\.png"):
         images.write(photo, tmp_path / "folder.png")
     assert {path.name for path in tmp_path.iterdir()} == {"new", "a.JPG", "folder.png"}
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.psd", "a.FITS", "a"])
+def test_formats_that_are_not_written_are_refused(photo, tmp_path, name):
+    with pytest.raises(ValueError, match=f"has the suffix of .*{name}: use .png or .jpg"):
+        images.write(photo, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("a.jpg", 65_500),
+        ("a.JFIF", 65_500),
+        ("a.webp", 16_383),
+        ("a.gif", 65_535),
+        ("a.tga", 65_535),
+        ("a.avif", 32_768),
+    ],
+)
+def test_a_picture_too_long_for_its_format_is_refused(tmp_path, capfd, name, limit):
+    """libjpeg would print a line of its own."""
+    path = tmp_path / name
+    images.write(np.zeros((1, limit, 3), np.uint8), path)
+    assert images.read(path).shape == (1, limit, 3)
+    path.unlink()
+    for size in ((1, limit + 1), (limit + 1, 1)):
+        with pytest.raises(ImageError, match=f"{name}: .*{limit:,} px a side.*: use .png") as error:
+            images.write(np.zeros((*size, 3), np.uint8), path)
+        assert f"{size[1]}×{size[0]} px" in str(error.value)
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", "")
+    images.write(np.zeros((1, limit + 1, 3), np.uint8), tmp_path / "a.png")
 
 
 def test_halving_first_gives_nearly_the_same_average():

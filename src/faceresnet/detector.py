@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32
@@ -104,7 +104,7 @@ class FaceDetector:
         faces = detector("photo.jpg")
 
     Immutable, and safe to call from several threads at once. Each process makes its own: a
-    detector cannot be pickled.
+    detector cannot be pickled or copied.
 
     Attributes:
         model: name of a shipped or published model, or path to an .onnx file.
@@ -182,6 +182,9 @@ class FaceDetector:
             repeatable=self.repeatable,
         )
         object.__setattr__(self, "_network", network)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a detector cannot be sent to another process: make one there")
 
     @property
     def spec(self) -> ModelSpec:

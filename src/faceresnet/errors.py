@@ -73,7 +73,8 @@ def one_line(text: str) -> str:
 
 def reason(error: BaseException) -> str:
     """What an error of the system or of a library says, for the end of a message; never empty."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    name = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
+    return getattr(error, "strerror", None) or str(error) or name
 
 
 @contextmanager

@@ -40,6 +40,8 @@ PADDING = 127
 BACKGROUND = (255, 255, 255)
 #: The red of the paper's figures.
 RED = (255, 0, 0)
+#: Longest side of a picture that a format holds, px. AVIF's is what libavif reads by default.
+LONGEST = {"AVIF": 32_768, "GIF": 65_535, "JPEG": 65_500, "TGA": 65_535, "WEBP": 16_383}
 #: Tag of EXIF.
 _ORIENTATION = 0x0112
 
@@ -165,6 +167,8 @@ def _reason(error: Exception) -> str:
 def _convert(image: PILImage.Image, name: str, max_pixels: int | None) -> Image:
     """Pixels of an opened photo; this is where Pillow decodes, so where broken files show."""
     pixels = image.width * image.height
+    if not pixels:
+        raise ImageError(f"{name} is empty: {image.width}×{image.height} px")
     if max_pixels is not None and pixels > max_pixels:
         raise ImageError(
             f"{name} has {pixels:,} pixels, more than the limit of {max_pixels:,}: "
@@ -337,20 +341,41 @@ def draw(
     return drawn
 
 
+def written_format(path: str | os.PathLike[str]) -> str:
+    """Pillow's name of the format that a file with this suffix is written in.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from PIL import Image as PILImage
+
+    PILImage.init()
+    format = PILImage.EXTENSION.get(Path(path).suffix.lower())
+    if format is None or format not in PILImage.SAVE:  # some are read only
+        raise ValueError(
+            f"no image format that can be written has the suffix of {path}: use .png or .jpg"
+        )
+    return format
+
+
 def write(image: Image, path: str | os.PathLike[str]) -> None:
     """Write an image to a file, of the format that the suffix names, whole or not at all.
 
     Raises:
-        ValueError: `image` is not an image, or no format has that suffix.
-        ImageError: the file cannot be written.
+        ValueError: `image` is not an image, or no format that can be written has that suffix.
+        ImageError: the file cannot be written, or the image is too large for its format.
     """
     from PIL import Image as PILImage
 
     path = Path(path)
-    PILImage.init()
-    if path.suffix.lower() not in PILImage.EXTENSION:
-        raise ValueError(f"no image format has the suffix of {path}: use .png or .jpg")
+    format = written_format(path)
     picture = PILImage.fromarray(check(image))
+    limit = LONGEST.get(format)
+    if limit is not None and max(picture.size) > limit:
+        raise ImageError(
+            f"cannot write {path}: {picture.width}×{picture.height} px, more than the {limit:,} px "
+            f"a side that {format} holds: use .png"
+        )
     options: dict[str, Any] = (
         {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
     )

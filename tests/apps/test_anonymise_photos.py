@@ -8,7 +8,7 @@ from PIL import Image, ImageCms, ImageSequence, PngImagePlugin, TiffImagePlugin
 from conftest import blob_image
 from exif import BROKEN_TAGS, exif_with
 from faceresnet import ImageError
-from faceresnet.apps.anonymise import Covering, anonymise_photo, least_score, locate_with
+from faceresnet.apps.anonymise import Covering, anonymise_photo, least_score, locate_with, photos
 
 SQUARE = (60, 50, 40)  # centre x, centre y, side px
 BOX = Covering("box", shape="rectangle")
@@ -193,6 +193,64 @@ def test_jpeg_keeps_its_quality(run, tmp_path):
             assert image.quantization == before.quantization
             difference = np.asarray(image).astype(int) - np.asarray(before)
             assert np.abs(difference).mean() < 1.5
+
+
+def renumbered(jpeg, numbers, *, transform=None):
+    """A JPEG whose quantization tables have other numbers, and maybe another colour transform."""
+    content, at = bytearray(jpeg), 2
+    while content[at + 1] != 0xDA:  # the picture
+        marker, end = content[at + 1], at + 2 + int.from_bytes(content[at + 2 : at + 4])
+        places = {0xDB: range(at + 4, end, 65), 0xC0: range(at + 12, end, 3)}.get(marker, ())
+        for place in places:
+            content[place] = numbers[content[place]]
+        if marker == 0xEE and transform is not None:
+            content[end - 1] = transform
+        at = end
+    return bytes(content)
+
+
+def tables_of(jpeg):
+    """The quantization table of each channel."""
+    return [jpeg.quantization[channel[3]] for channel in jpeg.layer]
+
+
+FINE, COARSE, THIRD = ([factor] * 64 for factor in (2, 9, 5))
+
+
+@pytest.mark.parametrize(
+    ("mode", "tables", "numbers"),
+    [
+        ("L", [FINE], [1]),
+        ("RGB", [FINE], [3, 3]),
+        ("RGB", [FINE, COARSE], [0, 2]),
+        ("RGB", [FINE, COARSE], [1, 0]),
+        ("RGB", [FINE, COARSE, THIRD], [2, 0, 3]),
+        ("CMYK", [FINE, COARSE, COARSE, FINE], [0, 1, 2, 3]),
+    ],
+)
+def test_jpeg_keeps_the_table_of_each_channel(tmp_path, locate, mode, tables, numbers):
+    source, target = tmp_path / "photo.jpg", tmp_path / "out.jpg"
+    picture = Image.fromarray(blob_image((96, 128), SQUARE)).convert(mode)
+    picture.save(source, qtables=tables)
+    source.write_bytes(renumbered(source.read_bytes(), numbers))
+    anonymise_photo(source, target, locate, BOX)
+    with Image.open(source) as before, Image.open(target) as after:
+        assert tables_of(after) == tables_of(before)
+
+
+def test_jpeg_whose_tables_are_for_other_channels_or_unknown(tmp_path, locate):
+    """YCCK, which is written as CMYK; a channel that means a table no one has."""
+    picture = Image.fromarray(blob_image((96, 128), SQUARE))
+    source, target = tmp_path / "photo.jpg", tmp_path / "out.jpg"
+    picture.convert("CMYK").save(source, qtables=[FINE, COARSE, COARSE, FINE])
+    source.write_bytes(renumbered(source.read_bytes(), [0, 1, 2, 3], transform=2))
+    anonymise_photo(source, target, locate, BOX)
+    with Image.open(target) as after:
+        assert tables_of(after) == [FINE] * 4
+    picture.save(source, quality=40)
+    with Image.open(source) as photo:
+        del photo.quantization[1]
+        assert photos._jpeg_options(photo)["quality"] == photos.QUALITY
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "LA", "P", "CMYK", "YCbCr", "RGBA", "I;16"])

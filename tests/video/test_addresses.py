@@ -92,6 +92,8 @@ def test_a_list_of_cameras_is_read_from_a_file(tmp_path):
         ("h_2", "rtsp://h/2"),
         ("back", "rtsp://h/3"),
     ]
+    (tmp_path / "cameras").write_text("front=rtsp://h/1\n", encoding="utf-8-sig")
+    assert parse_sources([f"@{tmp_path / 'cameras'}"]) == [Source("front", "rtsp://h/1", live=True)]
     (tmp_path / "cameras").write_text("# none yet\n")
     with pytest.raises(ValueError, match="nothing to watch"):
         parse_sources([f"@{tmp_path / 'cameras'}"])

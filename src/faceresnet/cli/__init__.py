@@ -138,6 +138,15 @@ def _run(arguments: list[str], debug: bool) -> int:
         place = f"{error.filename}: " if error.filename else ""
         print(f"faceresnet: {place}{reason(error)}", file=sys.stderr)
         return REFUSED
+    except MemoryError as error:
+        if debug:
+            raise
+        says = f" ({one_line(str(error))})" if str(error) else ""
+        print(
+            f"faceresnet: out of memory: end other programs, or give this one less at once{says}",
+            file=sys.stderr,
+        )
+        return REFUSED
     if status == INTERRUPTED:  # which typer has made of Ctrl-C without a word
         print("faceresnet: interrupted", file=sys.stderr)
     return status

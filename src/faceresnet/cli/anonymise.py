@@ -367,8 +367,10 @@ class _Report:
     """A row for each file."""
 
     def __init__(self) -> None:
+        from rich.console import Console
         from rich.table import Table
 
+        self._console = Console()  # now: there may be no memory to load it after the work
         self._table = Table(box=None, header_style="bold", pad_edge=False)
         self._table.add_column("file", overflow="fold")
         for column in ("faces", "frames"):
@@ -383,7 +385,5 @@ class _Report:
         self._table.add_row(*(Text(printable(cell)) for cell in row))
 
     def print(self) -> None:
-        from rich.console import Console
-
         if self._table.row_count:
-            Console().print(self._table)
+            self._console.print(self._table)

@@ -26,7 +26,7 @@ from faceresnet.cli.options import (
     pixel_limit,
 )
 from faceresnet.cli.progress import count, progress
-from faceresnet.errors import ModelError
+from faceresnet.errors import ImageError, ModelError
 
 
 def detect(
@@ -78,7 +78,8 @@ def detect(
     """Find the faces in photos.
 
     Prints a table, unless --output or --format asks for numbers; --save draws. Photos that cannot
-    be read are listed at the end and make the exit status 1; what cannot be done at all makes it 2.
+    be read, and copies that cannot be written, are listed at the end and make the exit status 1;
+    what cannot be done at all makes it 2.
     """
     from faceresnet import images
     from faceresnet.cli.output import open_results, place_pictures, refuse_overwriting
@@ -101,24 +102,29 @@ def detect(
         device=device,
         threads=threads,
     )
-    failures = []
+    unread: list[Exception] = []
+    unwritten: list[Exception] = []
     found = 0
     read = read_ahead(sources, pixel_limit(max_pixels))
     photos = progress("Detecting", len(sources))(read) if len(sources) > 1 else read
     with results:
         for number, (photo, image) in enumerate(photos):
             if isinstance(image, Exception):
-                failures.append(image)
+                unread.append(image)
                 continue
             faces = detector(image)
             found += len(faces)
             results.add(photo, faces)
             if pictures:
-                images.write(faces.draw(image), pictures[number])
+                try:
+                    images.write(faces.draw(image), pictures[number])
+                except ImageError as error:
+                    unwritten.append(error)
     if results.place is not None:
-        seen = count(len(sources) - len(failures), "photo")
+        seen = count(len(sources) - len(unread), "photo")
         print(f"{count(found, 'face')} in {seen}: see {results.place}")
-    end_with(failures, len(sources), "not read")
+    undone = ["not read"] * bool(unread) + ["copies not written"] * bool(unwritten)
+    end_with(unread + unwritten, len(sources), " or ".join(undone))
 
 
 def models(
@@ -205,6 +211,7 @@ def demo(
     from faceresnet.apps.demo import make_crowd
     from faceresnet.detector import FaceDetector
 
+    images.written_format(save)  # refuses what cannot be written, before anything is done
     image, in_picture = make_crowd()
     detector = FaceDetector(
         model, threshold=threshold, engine=engine, device=device, threads=threads

@@ -196,6 +196,8 @@ def _download(url: str) -> bytes:
         request = urllib.request.Request(url, headers={"User-Agent": f"faceresnet/{__version__}"})
         with urllib.request.urlopen(request, timeout=URL_TIMEOUT_S) as response:
             content: bytes = response.read(URL_BYTES + 1)
+            if response.length and len(content) <= URL_BYTES:
+                raise http.client.IncompleteRead(content, response.length)
     except urllib.error.HTTPError as error:
         with error:
             raise ImageError(f"cannot download {url}: HTTP {error.code} {error.reason}") from error

@@ -100,7 +100,7 @@ def _listed(arguments: Sequence[str]) -> Iterator[str]:
             continue
         path = Path(argument[1:])
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text"
             raise ValueError(f"cannot read the list of cameras {path}: {reason}") from error

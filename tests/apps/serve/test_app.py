@@ -173,6 +173,17 @@ def test_options_do_not_belong_into_the_form(blobs, photo):
     assert "?threshold=" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("size", [100, 20_000])
+def test_a_photo_in_a_form_needs_a_filename(blobs, size):
+    """One that is written with an asterisk alone is none, by RFC 7578 §4.2."""
+    part = b"Content-Disposition: form-data; name=file; filename*=utf-8''a.jpg\r\n\r\n"
+    body = b"--x\r\n" + part + b"\xff" * size + b"\r\n--x--\r\n"
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = blobs.post("/v1/detect", content=body, headers=form)
+    assert code(answer) == (422, "invalid_request")
+    assert "a photo's part needs a filename" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("kind", "body"),
     [
@@ -477,6 +488,7 @@ def test_the_schema_is_complete(blobs):
         detect["responses"]["503"]["content"]["application/json"]["examples"]["queue_full"]["value"]
     )
     assert len(detect["security"]) == 2
+    assert {method for path in document["paths"].values() for method in path} == {"get", "post"}
     assert "security" not in document["paths"]["/healthz"]["get"]
     assert "HTTPValidationError" not in json.dumps(document)
 

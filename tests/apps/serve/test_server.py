@@ -25,6 +25,18 @@ def test_a_photo_over_a_socket(server, photo):
     assert "server" not in answer.headers
 
 
+def test_head_is_get_without_the_body(server):
+    pages = ["/", "/docs", "/page/style.css", "/openapi.json", "/page/none"]
+    with httpx.Client(base_url=server.address, timeout=60, trust_env=False) as client:
+        for path in [*pages, "/v1/models", "/v1/detect", "/healthz", "/readyz", "/metrics"]:
+            head, get = client.head(path), client.get(path)
+            assert head.status_code == get.status_code, path
+            assert head.headers["content-type"] == get.headers["content-type"], path
+            assert head.content == b""
+        counted = client.get("/metrics").text
+    assert 'method="HEAD",path="/healthz",status="200"' in counted
+
+
 def test_chunked_bodies(server, photo):
     answer = server.post("/v1/detect", content=iter([photo[:1000], photo[1000:]]))
     assert answer.request.headers["transfer-encoding"] == "chunked"

@@ -318,10 +318,25 @@ def _jpeg_options(photo: PILImage.Image) -> dict[str, Any]:
     from PIL import JpegImagePlugin
 
     options: dict[str, Any] = {"quality": QUALITY}
-    tables = getattr(photo, "quantization", None)
-    if tables:
+    if tables := _tables(photo):
         options = {"qtables": tables, "subsampling": JpegImagePlugin.get_sampling(photo)}
     return options | {"progressive": bool(photo.info.get("progressive"))}
+
+
+def _tables(jpeg: Any) -> list[list[int]]:
+    """Quantisation tables of the channels, in their order; the last is for all that follow, too.
+
+    Returns:
+        none if the head of the file lacks one.
+    """
+    tables = [jpeg.quantization.get(number) for *_, number in jpeg.layer]
+    if not all(tables):
+        return []
+    if jpeg.info.get("adobe_transform") == 2:  # YCCK becomes CMYK, which has no chroma
+        return tables[:1]
+    while len(tables) > 1 and tables[-1] == tables[-2]:
+        tables.pop()
+    return tables
 
 
 def _tiff_options(photo: PILImage.Image, pictures: Sequence[PILImage.Image]) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def forget_worker(pid: int) -> None:
 
 
 class Counted:
-    """ASGI: counts requests and adds headers to every answer.
+    """ASGI: counts requests, adds headers to every answer, and lets HEAD have what GET has.
 
     Args:
         app: what answers.
@@ -152,6 +152,8 @@ class Counted:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # The server leaves the body out (RFC 9110 §9.3.2), by the scope that it knows.
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         start = time.perf_counter()
         status = 499  # as nginx calls it: nobody was there to be answered
 
@@ -167,13 +169,13 @@ class Counted:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_counted)
+            await self._app(asked, receive, send_counted)
         except Exception:
             status = 500
             raise
         finally:
             # Only paths that exist: strangers could fill the memory with names otherwise.
-            path = getattr(scope.get("route"), "path", "other")
+            path = getattr(asked.get("route"), "path", "other")
             method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD") else "other"
             self._metrics.requests.labels(path, method, str(status)).inc()
             self._metrics.request_s.labels(path).observe(time.perf_counter() - start)

@@ -33,6 +33,7 @@ EXPECTED = (
     "send a photo as the body with its Content-Type (image/jpeg, …), or a form with files "
     "(multipart/form-data)"
 )
+FILENAME = "a photo's part needs a filename, not filename* alone"
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,12 @@ async def _from_form(request: Request, settings: Settings, intake: Intake) -> li
     except MultiPartException as error:
         if "Too many files" in error.message:
             raise _too_many(settings.max_images) from error
+        if "Part exceeded" in error.message:
+            raise Refusal(
+                "invalid_request",
+                f"a field of the form that is no file is larger than {FIELD_BYTES:,} bytes: "
+                f"{FILENAME}",
+            ) from error
         raise Refusal("invalid_request", f"the form is broken: {error.message}") from error
     except UnicodeError as error:  # of a codec that Starlette does not expect to fail so
         raise Refusal(
@@ -191,8 +198,8 @@ async def _from_form(request: Request, settings: Settings, intake: Intake) -> li
             if not isinstance(value, UploadFile):
                 raise Refusal(
                     "invalid_request",
-                    f"the form's field '{field[:80]}' is no file: options go into the address, "
-                    "as in /v1/detect?threshold=0.3",
+                    f"the form's field '{field[:80]}' is no file: {FILENAME}, and options go into "
+                    "the address, as in /v1/detect?threshold=0.3",
                 )
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if len(files) > settings.max_images:
