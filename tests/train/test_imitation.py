@@ -9,16 +9,20 @@ import pytest
 import torch
 
 from faceresnet.errors import TrainingError
+from faceresnet.train import training
 from faceresnet.train.export import save_weights
-from faceresnet.train.imitation import imitation_loss, relative_error
+from faceresnet.train.imitation import MISTAKES, imitation_loss, relative_error
 from faceresnet.train.loop import fuse, train
 from faceresnet.train.model import FaceResNet
 from faceresnet.train.runs import LAST, load_original
-from train.samples import small_network, small_recipe, write_split
+from train.samples import make_faces, small_network, small_recipe, write_split
 from train.test_grow import alive, images
 
 WHOLE = small_network(planes=(16, 32, 32, 32))
 THIN = replace(WHOLE, inner=(16, 16, 16, 16))
+
+
+TERMS = ("loss", "features", "scores", "boxes", "mistakes")
 
 
 @torch.no_grad()
@@ -30,7 +34,7 @@ def test_who_computes_the_same_loses_nothing():
     original = alive(WHOLE, 1)
     twin = FaceResNet(WHOLE).eval()
     twin.load_state_dict(original.state_dict())
-    assert measure(twin, original) == dict.fromkeys(("loss", "features", "scores", "boxes"), 0.0)
+    assert measure(twin, original) == dict.fromkeys(TERMS, 0.0)
 
 
 def test_predictions_count_where_the_original_sees_faces():
@@ -49,6 +53,49 @@ def test_predictions_count_where_the_original_sees_faces():
     with torch.no_grad():
         original.classify.predict.bias -= 100.0  # and none
     assert measure(other, original)["boxes"] == 0, "no face, no box"
+
+
+def test_what_is_seen_in_images_without_a_face_is_unlearnt_not_imitated():
+    shown = images()
+    empty = torch.arange(len(shown)) == 0
+    original = alive(WHOLE, 1)
+    twin = FaceResNet(WHOLE).eval()
+    twin.load_state_dict(original.state_dict())
+    terms = imitation_loss(twin, original, shown, empty)
+    logits = original(shown[:1])[0].detach()
+    assert logits.max() < 1
+    mistakes = float((logits.sigmoid() * torch.nn.functional.softplus(logits)).sum())
+    assert terms["mistakes"].item() == pytest.approx(mistakes, rel=1e-4)
+    assert terms["loss"].item() == pytest.approx(MISTAKES * mistakes, rel=1e-4)
+    terms["loss"].backward()
+    bias = twin.classify.predict.bias.grad
+    assert (bias > 0).all(), "scores sink"
+    nothing = imitation_loss(twin, original, shown, torch.ones(len(shown), dtype=torch.bool))
+    assert torch.isfinite(nothing["loss"])
+    assert nothing["features"] == nothing["scores"] == nothing["boxes"] == 0
+    with torch.no_grad():
+        original.classify.predict.bias += 10.0
+    sure = imitation_loss(twin, original, shown, empty)
+    assert sure["mistakes"] == 0, "perhaps a face that the list lacks"
+
+
+def test_images_without_a_listed_face_are_told_to_the_imitation(tmp_path, monkeypatch):
+    told = []
+
+    def loss(model, original, images_, empty=None):
+        told.append(None if empty is None else empty.tolist())
+        return imitation_loss(model, original, images_, empty)
+
+    monkeypatch.setattr(training, "imitation_loss", loss)
+    original = alive(WHOLE, 1)
+    for share in (0.0, 0.5):
+        recipe = small_recipe(network=WHOLE)
+        recipe = replace(recipe, augmentation=replace(recipe.augmentation, empty=share))
+        module = training.Training(recipe, tmp_path, original=original)
+        monkeypatch.setattr(module, "log", lambda *_, **__: None)
+        faces = make_faces([((4, 4, 20, 20), 1, True), ((4, 4, 20, 20), 2, False)])
+        module.training_step((images()[:4], faces, None), 0)
+    assert told == [None, [True, False, False, True]]
 
 
 def test_features_count_in_parts_of_what_they_are():

@@ -2,7 +2,8 @@
 
 What its stages and its pyramid give is compared with what the original gives for the same images
 (Romero et al. 2015, "FitNets"), and so is what both predict where the original sees faces. Labels
-have no part in it: they would move the network along with what they lack.
+have no part in it: they would move the network along with what they lack. Only in images that show
+no face is the original not imitated: what it sees there is unlearnt.
 """
 
 from __future__ import annotations
@@ -19,44 +20,62 @@ BACKGROUND = 0.01
 LEAST = 0.05
 #: Weight of what is predicted, beside the features.
 PREDICTIONS = 0.5
+#: Weight of what is seen in images without a face, beside the features.
+MISTAKES = 0.1
+#: Score of the original from which it may well have seen a face there that the list lacks.
+SURE = 0.85
 
 
-def imitation_loss(model: FaceResNet, original: FaceResNet, images: Tensor) -> dict[str, Tensor]:
+def imitation_loss(
+    model: FaceResNet, original: FaceResNet, images: Tensor, empty: Tensor | None = None
+) -> dict[str, Tensor]:
     """How much a network's features and predictions differ from those of its original.
 
     Args:
         model: the network that learns.
         original: with the same stages, levels and anchors; no gradient reaches it.
         images: (N, S, S, 3) uint8.
+        empty: (N,) bool, which of them show no face; none if not given.
 
     Returns:
         scalars ``loss``; ``features``: squared errors of stages and levels, each divided by the
         original's squares, added up; ``scores``: squared errors of the logits, weighted by the
-        original's score; ``boxes``: smooth L1 of the deltas, so weighted, too.
+        original's score; ``boxes``: smooth L1 of the deltas, so weighted, too; ``mistakes``: focal
+        loss (γ = 1) of background in empty images, a mean over these.
     """
     with torch.no_grad():
         known_stages, known_levels = original.features(images)
         known_logits, known_deltas = original.predict(known_levels)
     stages, levels = model.features(images)
     logits, deltas = model.predict(levels)
+    shown = torch.ones_like(images[:, 0, 0, 0], dtype=torch.bool) if empty is None else ~empty
     pairs = zip([*stages, *levels], [*known_stages, *known_levels], strict=True)
     with torch.autocast(images.device.type, enabled=False):
-        features = torch.stack([relative_error(own.float(), known.float()) for own, known in pairs])
-        scores = known_logits.float().sigmoid()
+        features = torch.stack(
+            [relative_error(own[shown].float(), known[shown].float()) for own, known in pairs]
+        )
+        logits, known_scores = logits.float(), known_logits.float().sigmoid()
+        scores = known_scores[shown]
         weights = scores + BACKGROUND
-        of_scores = (weights * (logits.float() - known_logits.float()) ** 2).sum() / weights.sum()
+        differences = logits[shown] - known_logits[shown].float()
+        of_scores = (weights * differences**2).sum() / weights.sum().clamp(min=1e-12)
         sure = torch.where(scores >= LEAST, scores, 0.0)
-        of_each = F.smooth_l1_loss(deltas.float(), known_deltas.float(), reduction="none").sum(-1)
+        of_each = F.smooth_l1_loss(
+            deltas[shown].float(), known_deltas[shown].float(), reduction="none"
+        ).sum(-1)
         of_boxes = (sure * of_each).sum() / sure.sum().clamp(min=1)
-        loss = features.sum() + PREDICTIONS * (of_scores + of_boxes)
+        seen = torch.where(known_scores < SURE, logits, -torch.inf)[~shown]
+        mistakes = (seen.sigmoid() * F.softplus(seen)).sum() / max(1, len(seen))
+        loss = features.sum() + PREDICTIONS * (of_scores + of_boxes) + MISTAKES * mistakes
     return {
         "loss": loss,
         "features": features.sum().detach(),
         "scores": of_scores.detach(),
         "boxes": of_boxes.detach(),
+        "mistakes": mistakes.detach(),
     }
 
 
 def relative_error(own: Tensor, known: Tensor) -> Tensor:
-    """Mean squared error, divided by the mean square of what is known."""
-    return ((own - known) ** 2).mean() / (known**2).mean().clamp(min=1e-12)
+    """Squared error, divided by the square of what is known; 0 of no images."""
+    return ((own - known) ** 2).sum() / (known**2).sum().clamp(min=1e-12)

@@ -63,10 +63,16 @@ class Training(lightning.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The loss of one batch (equation 61), or of its imitation."""
-        images_, _, targets = batch
+        images_, faces, targets = batch
         if self._original:
             self.model.eval()  # its normalisations are the original's
-            terms = imitation_loss(self.model, *self._original, images_)
+            empty = None
+            if self.recipe.augmentation.empty:
+                listed = (
+                    torch.arange(len(images_), device=faces.image.device)[:, None] == faces.image
+                )
+                empty = ~listed.any(dim=1)
+            terms = imitation_loss(self.model, *self._original, images_, empty)
         else:
             anchors = self.anchors((images_.shape[1], images_.shape[2]))
             logits, deltas = self.model(images_)
