@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 
 from faceresnet import images
@@ -46,12 +45,7 @@ class Results:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         self.close(whole=kind is None)
 
     def add(self, source: Source, faces: Detections) -> None:
@@ -193,14 +187,9 @@ class _File(Results):
             raise DataError("standard output is closed: name a file for the results")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         if kind is not None:
-            self._exit.__exit__(kind, error, trace)
+            self._exit.__exit__(kind, *error)
         elif self.place is None:
             self.finish()
             self._file.flush()
