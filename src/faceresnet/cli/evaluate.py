@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from faceresnet.cli.options import RESULTS, Device, Engine, Model, Threads
+from faceresnet.cli.progress import progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -303,20 +304,10 @@ def _read_truth(
 
 def find_faces(detector: FaceDetector, photos: Sequence[Photo], protocol: str) -> Predictions:
     """What a detector finds in photos, with a progress bar."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from faceresnet.evaluation import predict
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"{protocol}, {len(photos)} photos", total=len(photos))
-        return predict(
-            detector,
-            photos,
-            protocol=protocol,
-            progress=lambda done, _: bar.update(task, completed=done),
-        )
+    watched = progress(f"{protocol}, {len(photos)} photos", len(photos))(photos)
+    return predict(detector, watched, protocol=protocol)
 
 
 def _write_json(report: Report, destination: str, model: str | None) -> None:
