@@ -218,7 +218,7 @@ class Job:
 
     def _count_parts(self) -> Counts:
         """What is in the parts that are there; a part that is broken is made again."""
-        total, names = Counts(), self._storage.names()
+        total, names = Counts(), self._storage.sizes()
         for number in range(self.parts):
             if self.part_name(number) not in names:
                 continue
@@ -271,7 +271,7 @@ def _open_job(
         "options": {**options.to_dict(), "model": sha256},
         "fingerprint": fingerprint(place, stdin),
     }
-    names = storage.names()
+    names = storage.sizes()
     parts = sorted(name for name in names if name.startswith("part-"))
     if JOB in names:
         with storage.read(JOB) as file:
@@ -370,7 +370,7 @@ def _said(value: object) -> object:
 
 def read_parts(storage: Storage) -> Iterator[dict[str, Any]]:
     """Rows of a job's parts, in the order of the listing as far as they are done."""
-    for name in sorted(storage.names(), key=lambda name: (len(name), name)):
+    for name in sorted(storage.sizes(), key=lambda name: (len(name), name)):
         if name.startswith("part-"):
             with storage.read(name) as file:
                 yield from decode(file.read(), name.rpartition(".")[2])
