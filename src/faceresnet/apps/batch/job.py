@@ -202,7 +202,7 @@ class Job:
             ) from error
 
     def _read_summary(self) -> Counts | None:
-        """Counts of a finished job; none if parts are gone or cut, or an older version ended it."""
+        """Counts of a finished job; none if parts are gone or cut, or its summary is broken."""
         sizes = self._storage.sizes()
         if SUMMARY not in sizes:
             return None
@@ -333,9 +333,7 @@ def _compare(facts: dict[str, Any], asked: dict[str, Any]) -> None:
         raise DataError(
             f"the folder holds a job for {facts['source']}, not {asked['source']}: choose another"
         )
-    # Versions before this one left standard input without a fingerprint.
-    known = facts["fingerprint"] or facts["source"] != STDIN
-    if known and facts["fingerprint"] != asked["fingerprint"]:
+    if facts["fingerprint"] != asked["fingerprint"]:
         source = "the list on standard input" if asked["source"] == STDIN else asked["source"]
         raise DataError(f"{source} has changed since the folder's job began: choose another folder")
     for name, value in asked["options"].items():
