@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -92,7 +92,7 @@ def open_video(
             f"time-outs must be positive, got {connect_timeout_s} and {read_timeout_s} s"
         )
     place = _Place.of(source)
-    options = {**place.options, **(ffmpeg_options or {})}
+    options = dict(ffmpeg_options or {})
     if place.address.lower().startswith("rtsp"):
         options.setdefault("rtsp_transport", transport)
     timeout = None if place.path else (connect_timeout_s, read_timeout_s)
@@ -408,7 +408,6 @@ class _Place:
     address: str
     path: Path | None = None
     format: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, source: str | Path | int) -> _Place:
