@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from faceresnet.cli.failures import end_with
+from faceresnet.cli.failures import end_with, require
 from faceresnet.cli.options import (
     DETECTOR,
     VIDEO_SUFFIXES,
@@ -105,7 +105,7 @@ def anonymise(
     _refuse_overwriting(jobs)
     todo = [job for job in jobs if not (resume and job.target.exists())]
     if any(job.is_video and job.path.exists() for job in todo):
-        _require_video()
+        require("anonymising videos", "video", "av", "trackers")
     detector = FaceDetector(
         model, threshold=threshold, engine=engine, device=device, threads=threads
     )
@@ -305,16 +305,6 @@ def _refuse_overwriting(jobs: Sequence[_Job]) -> None:
                 raise ValueError(
                     f"{job.target} is the source {source}: choose another place with --out"
                 )
-
-
-def _require_video() -> None:
-    """Make sure that the extra is there, before anything is done."""
-    from importlib.util import find_spec
-
-    from faceresnet.errors import MissingExtraError
-
-    if find_spec("av") is None or find_spec("trackers") is None:
-        raise MissingExtraError("anonymising videos", "video")
 
 
 @dataclass(frozen=True)
