@@ -422,6 +422,14 @@ def server(photos):
     """The address of a server of the current folder."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            if self.path != "/cut.bmp":
+                return super().do_GET()
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"BM")
+
         def log_message(self, *_):
             pass
 
@@ -445,6 +453,12 @@ def test_addresses(server, run, monkeypatch):
     status, _, err = run("detect", f"{server}/a/y.jpg")
     assert status == 1
     assert "larger than the limit" in err
+
+
+def test_an_address_that_breaks_off(server, run):
+    status, _, err = run("detect", f"{server}/cut.bmp")
+    assert status == 1
+    assert "cut.bmp: IncompleteRead(2 bytes read, 998 more expected)" in err
 
 
 def test_max_pixels(photos, run):
