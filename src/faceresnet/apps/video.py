@@ -343,7 +343,7 @@ def _whatever_comes(frames: Iterable[Frame], report: Report) -> Iterator[Frame]:
 
 def _warm_up(detectors: Sequence[FaceDetector], size: tuple[int, int]) -> None:
     """Have the models compiled for the video's size, so that the clock measures the video."""
-    grey = np.full((*size, 3), images.PADDING, dtype=np.uint8)
+    grey = images.grey(size)
     with ThreadPoolExecutor(len(detectors)) as pool:
         list(pool.map(lambda detector: detector(grey), detectors))
 

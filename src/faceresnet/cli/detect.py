@@ -177,7 +177,7 @@ def _median_ms(model: str) -> float:
     from faceresnet.detector import FaceDetector
 
     detector = FaceDetector(model)
-    image = np.full((480, 640, 3), images.PADDING, dtype=np.uint8)
+    image = images.grey((480, 640))
     times_s = []
     for _ in range(25):
         start = time.perf_counter()

@@ -112,7 +112,6 @@ def to_looked(faces: Detections) -> Looked:
 def open_detector(options: BatchOptions) -> FaceDetector:
     """The detector of a worker: one thread, and the same result for a photo at every time."""
     import cv2
-    import numpy as np
 
     from faceresnet.detector import FaceDetector
 
@@ -132,7 +131,7 @@ def open_detector(options: BatchOptions) -> FaceDetector:
         repeatable=True,
     )
     side = detector.spec.size_multiple  # the first look loads what the engine needs
-    detector(np.full((side, side, 3), images.PADDING, np.uint8))
+    detector(images.grey((side, side)))
     return detector
 
 

@@ -74,7 +74,7 @@ class Service:
     def _load_model(self) -> None:
         try:
             detector = self._load()
-            detector.batch([_grey(WARM_SIZE)])
+            detector.batch([images.grey(WARM_SIZE)])
         except Exception as error:
             self.failure = " ".join(str(error).split()) or type(error).__name__
             logger.error("the model cannot be loaded: %s", self.failure)
@@ -212,12 +212,6 @@ async def _disconnected(request: Request) -> None:
     """Return when the client went away; its body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _grey(size: tuple[int, int]) -> Any:
-    import numpy as np
-
-    return np.full((*size, 3), images.PADDING, dtype=np.uint8)
 
 
 def _ms(seconds: float) -> float:
