@@ -103,6 +103,8 @@ def test_threshold_of_the_call_the_detector_and_the_model(blob_model):
     strict = FaceDetector(blob_model, threads=1, threshold=score + 1e-3)
     assert len(strict(image)) == 0
     assert len(strict(image, threshold=score - 1e-3)) == 1
+    assert strict.default_threshold == score + 1e-3
+    assert FaceDetector(blob_model, threads=1).default_threshold == 0.5
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (16, 18), (17, 33), (64, 10_000), (10_000, 3)])

@@ -188,6 +188,11 @@ class FaceDetector:
         """What the model says about itself."""
         return self._network.spec
 
+    @property
+    def default_threshold(self) -> float:
+        """Least score reported where a call names none: `threshold`, or the model's own."""
+        return self.spec.threshold if self.threshold is None else self.threshold
+
     def __call__(self, image: Photo, threshold: float | None = None) -> Detections:
         """Find the faces in one photo.
 
@@ -218,13 +223,8 @@ class FaceDetector:
         found: list[Detections] = []
         remaining = _several(photos)
         while chunk := [_as_image(photo) for photo in islice(remaining, self.batch_size)]:
-            found += self._detect(chunk, self._least_score(threshold))
+            found += self._detect(chunk, self.default_threshold if threshold is None else threshold)
         return found
-
-    def _least_score(self, threshold: float | None) -> float:
-        if threshold is not None:
-            return threshold
-        return self.spec.threshold if self.threshold is None else self.threshold
 
     def _detect(self, photos: Sequence[images.Image], threshold: float) -> list[Detections]:
         """Look at photos, at some of them again, and merge what each photo's views found."""

@@ -185,8 +185,7 @@ class FaceFinder:
         self._options, self._pictures = options, pictures
         self._idle: deque[FaceDetector] = deque(detectors)
         self._workers = len(detectors)
-        first = detectors[0]
-        self._threshold = first.spec.threshold if first.threshold is None else first.threshold
+        self._threshold = detectors[0].default_threshold
         self._least = self._threshold * (FAINT if options.follows else 1)
         self._tracker = (
             Tracker(rate / options.every, threshold=self._threshold) if options.follows else None
