@@ -22,7 +22,7 @@ from faceresnet.cli.options import (
     Threads,
     pixel_limit,
 )
-from faceresnet.cli.progress import count, progress
+from faceresnet.cli.progress import count, progress, table
 from faceresnet.cli.signals import sigterm_interrupts
 from faceresnet.errors import printable
 
@@ -357,12 +357,7 @@ class _Report:
     """A row for each file."""
 
     def __init__(self) -> None:
-        from rich.table import Table
-
-        self._table = Table(box=None, header_style="bold", pad_edge=False)
-        self._table.add_column("file", overflow="fold")
-        for column in ("faces", "frames"):
-            self._table.add_column(column, justify="right", no_wrap=True)
+        self._table = table("faces", "frames", of="file")
         self._table.add_column("result", overflow="fold")
         self._table.add_column("remarks", overflow="fold")
 

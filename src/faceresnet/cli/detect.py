@@ -25,7 +25,7 @@ from faceresnet.cli.options import (
     parse_tile,
     pixel_limit,
 )
-from faceresnet.cli.progress import count, progress
+from faceresnet.cli.progress import count, progress, table
 from faceresnet.errors import ModelError
 
 
@@ -128,7 +128,6 @@ def models(
 ) -> None:
     """List the models in this package: size, precision, measured AP, licence note."""
     from rich.console import Console
-    from rich.table import Table
 
     from faceresnet import weights
     from faceresnet.engine import read_spec
@@ -139,7 +138,7 @@ def models(
             f"this installation ships no model ({weights.SHIPPED} is empty): install the package "
             "again, or give 'faceresnet detect' a file with --model"
         )
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    rows = table()
     columns = [
         "model",
         "MB",
@@ -149,7 +148,7 @@ def models(
         "licence of the weights",
     ]
     for column in columns + ["ms at 640×480"] * speed:
-        table.add_column(column, overflow="fold", no_wrap=column == "model")
+        rows.add_column(column, overflow="fold", no_wrap=column == "model")
     for name, path in shipped.items():
         spec = read_spec(path)
         measured = "\n".join(f"{what}: {value:.3f}" for what, value in spec.measured.items())
@@ -161,9 +160,9 @@ def models(
             f"{spec.threshold:g}",
             spec.licence or "not stated",
         ]
-        table.add_row(*row, *([f"{_median_ms(name):.1f}"] * speed))
+        rows.add_row(*row, *([f"{_median_ms(name):.1f}"] * speed))
     console = Console()
-    console.print(table)
+    console.print(rows)
     console.print("MODEL_CARD.md tells of the sets of photos.", highlight=False)
 
 

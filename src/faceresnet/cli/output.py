@@ -16,6 +16,7 @@ from typing import IO, Any, Self
 from faceresnet import images
 from faceresnet.atomic import replacing
 from faceresnet.cli.names import UNENCODABLE
+from faceresnet.cli.progress import table
 from faceresnet.cli.sources import KEPT_SUFFIXES, Source
 from faceresnet.detections import Detections
 from faceresnet.errors import DataError, printable, while_writing
@@ -134,13 +135,8 @@ class _Table(Results):
     """For people: a row for each photo."""
 
     def __init__(self, hint: bool) -> None:
-        from rich.table import Table
-
         self._hint = hint
-        self._table = Table(box=None, header_style="bold", pad_edge=False)
-        self._table.add_column("photo", overflow="fold")
-        for column in ("size", "faces", "best score", "heights"):
-            self._table.add_column(column, justify="right", no_wrap=True)
+        self._table = table("size", "faces", "best score", "heights", of="photo")
 
     def add(self, source: Source, faces: Detections) -> None:
         from rich.text import Text

@@ -18,7 +18,7 @@ from faceresnet.cli.options import (
     Threads,
     Threshold,
 )
-from faceresnet.cli.progress import count, progress
+from faceresnet.cli.progress import count, progress, table
 from faceresnet.cli.signals import sigterm_interrupts
 from faceresnet.errors import printable
 
@@ -136,12 +136,7 @@ class _Report:
     """A row for each photo, and what it comes to."""
 
     def __init__(self, file: str) -> None:
-        from rich.table import Table
-
-        self._table = Table(box=None, header_style="bold", pad_edge=False)
-        self._table.add_column("photo", overflow="fold")
-        for column in ("faces", "known before", "named"):
-            self._table.add_column(column, justify="right", no_wrap=True)
+        self._table = table("faces", "known before", "named", of="photo")
         self._table.add_column("regions", no_wrap=True)
         self._file = file
         self._faces = self._written = 0
