@@ -24,7 +24,7 @@ from faceresnet.cli.options import (
 )
 from faceresnet.cli.progress import count, progress, table
 from faceresnet.cli.signals import sigterm_interrupts
-from faceresnet.errors import printable
+from faceresnet.errors import ImageError, VideoError, printable, reason
 
 if TYPE_CHECKING:
     from faceresnet.apps.anonymise import Covering
@@ -97,7 +97,6 @@ def anonymise(
     from faceresnet.apps.anonymise import Covering
     from faceresnet.apps.anonymise.filling import Filling
     from faceresnet.detector import FaceDetector
-    from faceresnet.errors import ImageError, VideoError, reason
 
     covering = Covering(method, margin, shape)
     Filling(hold_s=hold)  # refuses what it cannot be, before anything is done

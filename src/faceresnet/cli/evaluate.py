@@ -13,6 +13,7 @@ import typer
 
 from faceresnet.cli.options import RESULTS, Device, Engine, Model, Threads
 from faceresnet.cli.progress import progress, table
+from faceresnet.errors import DataError, while_writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -269,7 +270,6 @@ def _read_truth(
 ) -> _Truth:
     """Read the faces to be found from where the options say."""
     from faceresnet import difficulties, widerface
-    from faceresnet.errors import DataError
 
     if data is None and (need_images or ground_truth is None):
         raise ValueError(
@@ -315,7 +315,6 @@ def _write_json(report: Report, destination: str, model: str | None) -> None:
     document = ({"model": model} if model else {}) | report.to_json()
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     from faceresnet.atomic import replacing
-    from faceresnet.errors import DataError, while_writing
 
     if destination == "-":
         if sys.stdout is None:

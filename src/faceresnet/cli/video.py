@@ -25,6 +25,7 @@ from faceresnet.cli.options import (
 )
 from faceresnet.cli.progress import count, progress, table
 from faceresnet.cli.signals import signals_stop
+from faceresnet.errors import VideoError, while_writing
 
 if TYPE_CHECKING:
     from faceresnet.apps.video import Report
@@ -166,7 +167,6 @@ def _lines(target: str, video: VideoReader) -> Iterator[IO[str]]:
         VideoError: it cannot be written.
     """
     from faceresnet.atomic import replacing
-    from faceresnet.errors import VideoError, while_writing
 
     if target == "-":
         yield sys.stdout
