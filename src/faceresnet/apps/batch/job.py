@@ -218,9 +218,9 @@ class Job:
 
     def _count_parts(self) -> Counts:
         """What is in the parts that are there; a part that is broken is made again."""
-        total, names = Counts(), self._storage.sizes()
+        total, sizes = Counts(), self._storage.sizes()
         for number in range(self.parts):
-            if self.part_name(number) not in names:
+            if self.part_name(number) not in sizes:
                 continue
             with self._storage.read(self.part_name(number)) as file:
                 content = file.read()
@@ -271,9 +271,9 @@ def _open_job(
         "options": {**options.to_dict(), "model": sha256},
         "fingerprint": fingerprint(place, stdin),
     }
-    names = storage.sizes()
-    parts = sorted(name for name in names if name.startswith("part-"))
-    if JOB in names:
+    sizes = storage.sizes()
+    parts = sorted(name for name in sizes if name.startswith("part-"))
+    if JOB in sizes:
         with storage.read(JOB) as file:
             facts = _parse(file.read())
         try:
