@@ -105,6 +105,8 @@ def test_threshold_of_the_call_the_detector_and_the_model(blob_model):
     strict = FaceDetector(blob_model, threads=1, threshold=score + 1e-3)
     assert len(strict(image)) == 0
     assert len(strict(image, threshold=score - 1e-3)) == 1
+    assert strict.default_threshold == score + 1e-3
+    assert FaceDetector(blob_model, threads=1).default_threshold == 0.5
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (16, 18), (17, 33), (64, 10_000), (10_000, 3)])
@@ -485,9 +487,16 @@ def test_a_detector_stays_in_its_process(blob_detector, send):
     [
         ({"threshold": 1.5}, "threshold"),
         ({"threshold": float("nan")}, "threshold"),
+        ({"threshold": "0.5"}, "threshold must lie in 0..1, got '0.5'"),
+        ({"threshold": True}, "threshold must lie in 0..1, got True"),
+        ({"threshold": np.float32("nan")}, "threshold"),
         ({"max_side": 3}, "max_side"),
         ({"enlarge": 0.5}, "enlarge"),
         ({"enlarge": float("nan")}, "enlarge"),
+        ({"enlarge": "2"}, "enlarge must lie in 1..4, got '2'"),
+        ({"enlarge": None}, "enlarge must lie in 1..4, got None"),
+        ({"enlarge": True}, "enlarge must lie in 1..4, got True"),
+        ({"enlarge": np.bool_(True)}, "enlarge must lie in 1..4"),
         ({"tile": "sometimes"}, "tile"),
         ({"tile": 8}, "tile"),
         ({"tile": 640.0}, "tile"),
@@ -506,6 +515,20 @@ def test_a_detector_stays_in_its_process(blob_detector, send):
 def test_wrong_arguments(blob_model, options, message):
     with pytest.raises(ValueError, match=message):
         FaceDetector(blob_model, **options)
+
+
+@pytest.mark.parametrize("threshold", ["0.5", 1.5, float("nan"), True, b"1"])
+def test_wrong_thresholds_of_a_call(blob_detector, threshold):
+    with pytest.raises(ValueError, match=r"threshold must lie in 0\.\.1"):
+        blob_detector(np.zeros((64, 64, 3), np.uint8), threshold=threshold)
+
+
+def test_numbers_of_numpy_are_numbers(blob_model):
+    image = blob_image((64, 64), (36, 36, 18))
+    for threshold, enlarge in ((0, 2), (np.float32(0.5), np.int64(1)), (np.int8(0), np.float16(2))):
+        detector = FaceDetector(blob_model, threshold=threshold, enlarge=enlarge, threads=1)
+        assert len(detector(image)) > 0
+        assert len(detector(image, threshold=np.float64(0.5))) == 1
 
 
 def test_typos_are_no_options(blob_model):

@@ -4,12 +4,14 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
+from http.client import IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 
-from faceresnet.download import fetch, file_sha256
+from faceresnet.download import fetch, file_sha256, read
 from faceresnet.errors import DownloadError
 
 CONTENT = bytes(range(256)) * 20_000
@@ -200,3 +202,24 @@ def test_arguments(tmp_path: Path) -> None:
 def test_a_timeout_that_cannot_be_is_refused(tmp_path: Path, timeout_s: float) -> None:
     with pytest.raises(ValueError, match="timeout must be above 0 and at most 86400 s, got"):
         fetch(["https://example.org/x"], tmp_path / "x", SHA256, timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize("path", ["/good", "/chunked", "/long"])
+def test_what_is_small_is_read_at_once(server: Server, path: str) -> None:
+    assert read(server.url(path), len(CONTENT), 5) == CONTENT
+
+
+def test_one_byte_more_than_the_limit_says_that_it_is_larger(server: Server) -> None:
+    assert read(server.url("/good"), 99, 5) == CONTENT[:100]
+    assert read(server.url("/breaks"), 99, 5) == CONTENT[:100]
+
+
+def test_half_of_it_is_not_read_for_the_whole(server: Server) -> None:
+    with pytest.raises(IncompleteRead):
+        read(server.url("/breaks"), len(CONTENT), 5)
+
+
+def test_what_is_not_there_cannot_be_read(server: Server) -> None:
+    with pytest.raises(HTTPError) as caught:
+        read(server.url("/missing"), 99, 5)
+    caught.value.close()

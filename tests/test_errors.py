@@ -2,7 +2,7 @@ import errno
 
 import pytest
 
-from faceresnet.errors import one_line, printable, reason
+from faceresnet.errors import last_line, one_line, printable, reason
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,11 @@ from faceresnet.errors import one_line, printable, reason
 def test_a_reason_is_never_empty_and_does_not_repeat_the_file(error, words):
     assert reason(error).startswith(words)
     assert "a.jpg" not in reason(error)
+
+
+def test_the_cause_is_the_last_line_and_never_empty():
+    assert last_line(RuntimeError("at a.cpp:1\n  it broke\n \n")) == "it broke"
+    assert last_line(RuntimeError(" \n")) == "RuntimeError"
 
 
 def test_messages_are_one_line_of_what_a_terminal_prints():

@@ -36,6 +36,13 @@ def test_every_kind_of_source(photo, tmp_path):
             source.close()
 
 
+def test_grey_shows_nothing():
+    grey = images.grey((2, 3))
+    assert grey.shape == (2, 3, 3)
+    assert grey.dtype == np.uint8
+    assert (grey == images.PADDING).all()
+
+
 def test_the_array_is_the_callers_own(photo):
     picture = Image.fromarray(photo)
     image = images.read(picture)

@@ -103,10 +103,3 @@ def test_a_specification_does_not_change():
     assert spec.threshold == 0.5
     with pytest.raises(TypeError):
         spec.replace(treshold=0.1)
-
-
-def test_files_with_the_empty_notes_of_before_are_read():
-    spec = blob_spec()
-    written = json.loads(spec.to_metadata()[METADATA_KEY])
-    before = json.dumps({**written, "notes": ""})
-    assert ModelSpec.from_metadata({METADATA_KEY: before}, "x.onnx") == spec

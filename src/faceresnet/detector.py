@@ -163,8 +163,7 @@ class FaceDetector:
         for name in ("pyramid", "crowds", "repeatable"):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        if not 1 <= self.enlarge <= 4:
-            raise ValueError(f"enlarge must lie in 1..4, got {self.enlarge}")
+        _check_range("enlarge", self.enlarge, 1, 4)
         if isinstance(self.tile, np.bool_):
             object.__setattr__(self, "tile", bool(self.tile))
         if self.tile != "auto" and not isinstance(self.tile, bool):
@@ -190,6 +189,11 @@ class FaceDetector:
     def spec(self) -> ModelSpec:
         """What the model says about itself."""
         return self._network.spec
+
+    @property
+    def default_threshold(self) -> float:
+        """Least score reported where a call names none: `threshold`, or the model's own."""
+        return self.spec.threshold if self.threshold is None else self.threshold
 
     def __call__(self, image: Photo, threshold: float | None = None) -> Detections:
         """Find the faces in one photo.
@@ -221,13 +225,8 @@ class FaceDetector:
         found: list[Detections] = []
         remaining = _several(photos)
         while chunk := [_as_image(photo) for photo in islice(remaining, self.batch_size)]:
-            found += self._detect(chunk, self._least_score(threshold))
+            found += self._detect(chunk, self.default_threshold if threshold is None else threshold)
         return found
-
-    def _least_score(self, threshold: float | None) -> float:
-        if threshold is not None:
-            return threshold
-        return self.spec.threshold if self.threshold is None else self.threshold
 
     def _detect(self, photos: Sequence[images.Image], threshold: float) -> list[Detections]:
         """Look at photos, at some of them again, and merge what each photo's views found."""
@@ -458,14 +457,28 @@ def _whole(name: str, given: Any, expected: str = "a whole number") -> int:
     raise ValueError(f"{name} must be {expected}, got {given!r}")
 
 
+def _check_range(name: str, given: Any, least: int, most: int) -> None:
+    """Refuse an argument that is no number, NumPy's too, or outside its range.
+
+    Raises:
+        ValueError: it is.
+    """
+    try:
+        fits = not isinstance(given, bool | np.bool_) and least <= given <= most
+    except TypeError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} must lie in {least}..{most}, got {given!r}")
+
+
 def check_threshold(threshold: float | None) -> None:
     """Refuse a least score that no score can have; None stands for the model's own.
 
     Raises:
-        ValueError: it is outside 0..1.
+        ValueError: it is outside 0..1, or no number.
     """
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ValueError(f"threshold must lie in 0..1, got {threshold}")
+    if threshold is not None:
+        _check_range("threshold", threshold, 0, 1)
 
 
 def check_max_side(max_side: int | None) -> None:

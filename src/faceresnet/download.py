@@ -1,4 +1,4 @@
-"""Downloads that are verified, resumed after a break, and never leave half a file behind."""
+"""Downloads: files, verified and resumed after a break, of which half is never left; photos."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
 from typing import BinaryIO
 from urllib.error import HTTPError
@@ -21,6 +21,7 @@ Progress = Callable[[int, int | None], None]
 #: Called with a file's name, the bytes there so far and the bytes in all.
 FileProgress = Callable[[str, int, int], None]
 
+USER_AGENT = f"faceresnet/{__version__}"
 CHUNK_BYTES = 1 << 20
 DEFAULT_TIMEOUT_S = 30.0
 #: A day; sockets cannot wait for centuries.
@@ -87,6 +88,27 @@ def fetch(
         f"try again: it goes on where it stopped. Or put the file at {target} yourself "
         f"(sha256 {expected})."
     )
+
+
+def read(url: str, limit_bytes: int, timeout_s: float) -> bytes:
+    """What lies at an http(s) address.
+
+    Args:
+        url: the address.
+        limit_bytes: what is longer is not read to its end, and comes one byte longer than this.
+        timeout_s: longest silence of the server, in seconds.
+
+    Raises:
+        OSError: the server cannot be reached, falls silent, or (`HTTPError`) refuses.
+        HTTPException: it speaks no HTTP, or ends before all is sent.
+        ValueError: it is no address.
+    """
+    request = Request(url, headers={"User-Agent": USER_AGENT})
+    with urlopen(request, timeout=timeout_s) as response:
+        content: bytes = response.read(limit_bytes + 1)
+        if response.length and len(content) <= limit_bytes:
+            raise IncompleteRead(content, response.length)
+        return content
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -171,7 +193,7 @@ def _append(
     url: str, partial: Path, start: int, progress: Progress | None, timeout_s: float
 ) -> None:
     """Download everything from byte `start` on to the end of `partial`."""
-    headers = {"User-Agent": f"faceresnet/{__version__}", "Accept-Encoding": "identity"}
+    headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
     try:

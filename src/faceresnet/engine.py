@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from faceresnet.errors import EngineError, MissingExtraError, ModelError
+from faceresnet.errors import EngineError, MissingExtraError, ModelError, last_line
 from faceresnet.processors import affinity
 from faceresnet.spec import METADATA_KEY, ModelSpec
 from faceresnet.telemetry import import_openvino
@@ -154,7 +154,7 @@ def _read_model(path: Path) -> openvino.Model:
     try:
         return reader.convert(reader.load(str(path)))
     except Exception as error:  # its exceptions share no public base class
-        raise ModelError(f"{path} is no readable ONNX model: {_last_line(error)}") from error
+        raise ModelError(f"{path} is no readable ONNX model: {last_line(error)}") from error
 
 
 def _spec_of(model: openvino.Model, path: Path) -> ModelSpec:
@@ -170,12 +170,6 @@ def _check_names(inputs: set[str], outputs: set[str], path: Path) -> None:
             f"{path} has the inputs {sorted(inputs)} and outputs {sorted(outputs)}, expected "
             f"'{INPUT}' and {list(OUTPUTS)}: export it again with 'faceresnet export'"
         )
-
-
-def _last_line(error: Exception) -> str:
-    """Last line that says something: engines put the cause below their call stack."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 def _open_openvino(
@@ -249,7 +243,7 @@ class _OpenVino:
             start = time.perf_counter()
             outputs = compiled(images)
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO failed: {_last_line(error)}") from error
+            raise EngineError(f"OpenVINO failed: {last_line(error)}") from error
         if compiled is self._any:
             with self._lock:
                 self._spent_s[images.shape] += time.perf_counter() - start
@@ -330,7 +324,7 @@ def _open_onnxruntime(path: Path, device: str, threads: int | None) -> tuple[Mod
         try:
             logits, deltas = session.run(OUTPUTS, {INPUT: images})
         except Exception as error:  # its exceptions share no public base class
-            raise EngineError(f"ONNX Runtime failed: {_last_line(error)}") from error
+            raise EngineError(f"ONNX Runtime failed: {last_line(error)}") from error
         return logits, deltas
 
     return spec, infer
@@ -364,7 +358,7 @@ def open_session(
         session = runtime.InferenceSession(str(path), options, providers=[provider])
     except Exception as error:  # its exceptions share no public base class
         what = f"{whose} from {path}" if whose else path
-        raise ModelError(f"ONNX Runtime cannot load {what}: {_last_line(error)}") from error
+        raise ModelError(f"ONNX Runtime cannot load {what}: {last_line(error)}") from error
     return cast("onnxruntime.InferenceSession", session)
 
 

@@ -77,6 +77,12 @@ def reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or name
 
 
+def last_line(error: BaseException) -> str:
+    """The last line of an error that says something: engines put the cause below their stack."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
 @contextmanager
 def while_writing(target: object, kind: type[FaceResNetError] = DataError) -> Iterator[None]:
     """Say in errors of the system what cannot be written.

@@ -78,6 +78,11 @@ class _PillowLimitLifted:
 pillow_limit_lifted = _PillowLimitLifted()
 
 
+def grey(size: tuple[int, int]) -> Image:
+    """A photo of a size that shows nothing, to warm a network up with or to lay photos on."""
+    return np.full((*size, 3), PADDING, np.uint8)
+
+
 def read(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image:
     """Read a photo: upright, opaque, RGB; the first frame of an animation.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 
+from faceresnet.boxes import iou
 from faceresnet.widerface import Photo, Predictions
 
 #: Overlap from which a detection has found a face.
@@ -20,20 +21,8 @@ def legacy_iou(
     a: Float[np.ndarray, "N 4"], b: Float[np.ndarray, "M 4"]
 ) -> Float64[np.ndarray, "N M"]:
     """Intersection over union with the ``+1`` of the official tools, in float64."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    width, height = (
-        np.minimum.outer(a[:, axis + 2], b[:, axis + 2])
-        - np.maximum.outer(a[:, axis], b[:, axis])
-        + 1
-        for axis in (0, 1)
-    )
-    intersection = width * height
-    area_a, area_b = ((box[:, 2] - box[:, 0] + 1) * (box[:, 3] - box[:, 1] + 1) for box in (a, b))
-    union = area_a[:, None] + area_b[None, :] - intersection
-    overlapping = (width > 0) & (height > 0)
-    overlap: Float64[np.ndarray, "N M"] = np.divide(
-        intersection, union, out=np.zeros_like(union), where=overlapping
-    )
+    corner = np.array([0.0, 0.0, 1.0, 1.0])  # the official boxes end with their last pixel
+    overlap: Float64[np.ndarray, "N M"] = iou(a + corner, b + corner)
     return overlap
 
 

@@ -6,7 +6,7 @@ in a photo's own size than in one scaled to 640 px.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -47,10 +47,9 @@ class Found(Protocol):
 
 def predict(
     detector: Callable[[np.ndarray], Found],
-    photos: Sequence[Photo],
+    photos: Iterable[Photo],
     *,
     protocol: str = "original",
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, tuple[Float32[np.ndarray, "M 4"], Float32[np.ndarray, "M"]]]:
     """Run a detector over photos.
 
@@ -60,7 +59,6 @@ def predict(
             once, as it is.
         photos: to be read and shown.
         protocol: one of `PROTOCOLS`.
-        progress: called with the photos done and their number, after each.
 
     Returns:
         Boxes in px of the photo and scores, by name.
@@ -72,11 +70,9 @@ def predict(
     """
     check_protocol(protocol)
     predictions = {}
-    for done, photo in enumerate(photos, start=1):
+    for photo in photos:
         image = photo.read()
         predictions[photo.name] = _detect_at(detector, image, _scales(image, protocol))
-        if progress is not None:
-            progress(done, len(photos))
     return predictions
 
 

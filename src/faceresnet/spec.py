@@ -94,7 +94,6 @@ class ModelSpec:
                     "upgrade faceresnet."
                 )
             known = {field.name for field in fields(cls)}
-            values.pop("notes", None)  # earlier files have it, always empty
             if unknown := sorted(values.keys() - known):
                 raise ModelError(
                     f"{source} has {', '.join(unknown)} in its specification, which this version "

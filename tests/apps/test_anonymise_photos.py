@@ -158,6 +158,23 @@ def test_webp_stays_lossless_or_nearly(run, tmp_path, lossless, most):
     assert np.abs(difference).mean() <= most
 
 
+@pytest.mark.parametrize("lossless", [True, False])
+@pytest.mark.parametrize("frames", [1, 2])
+@pytest.mark.parametrize("words", [b"long", b"VP8L"])
+def test_webp_stays_lossless_whatever_lies_before_its_pixels(tmp_path, words, frames, lossless):
+    profile = bytearray(words * 2_000)
+    profile[16:20] = b"RGB "
+    pictures = [Image.new("RGB", (64, 48), (90, 90, 90 + number)) for number in range(frames)]
+    more = {"save_all": True, "append_images": pictures[1:]} if frames > 1 else {}
+    source, out = tmp_path / "photo.webp", tmp_path / "out.webp"
+    pictures[0].save(source, lossless=lossless, icc_profile=bytes(profile), **more)
+    anonymise_photo(source, out, lambda image: np.zeros((0, 4), np.float32), BOX)
+    for path in (source, out):
+        assert (b"VP8L" in path.read_bytes().replace(profile, b"")) is lossless
+    with Image.open(out) as image:
+        assert image.info["icc_profile"] == profile
+
+
 @pytest.mark.parametrize(
     ("compression", "kept"),
     [("tiff_lzw", "tiff_lzw"), ("packbits", "packbits"), ("zstd", "tiff_adobe_deflate")],
@@ -274,6 +291,24 @@ def test_kinds_of_pixels(run, tmp_path, mode, monkeypatch):
         if mode == "I;16":
             assert np.asarray(after)[5, 5] == np.asarray(before)[5, 5] == 128 * 250
         assert abs(values[5, 5].astype(int) - np.asarray(before.convert("RGB"))[5, 5]).max() <= 3
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_deep_greys_are_blurred_whichever_byte_comes_first(tmp_path, order):
+    deep = np.random.default_rng(0).integers(29_000, 31_000, (96, 128)).astype(np.uint16)
+    mode = "I;16B" if order == ">" else "I;16"
+    picture = Image.frombytes(mode, (128, 96), deep.astype(f"{order}u2").tobytes())
+    picture.save(tmp_path / "deep.tif")
+    box = np.array([[40, 30, 80, 70]], np.float32)
+    anonymise_photo(
+        tmp_path / "deep.tif", tmp_path / "o.tif", lambda image: box, Covering("blur", 0)
+    )
+    with Image.open(tmp_path / "o.tif") as after:
+        assert after.mode == mode
+        values = np.array(after).astype(int)
+    assert (values[:20] == deep[:20]).all()
+    assert abs(values[40:60, 50:70] - 30_000).max() < 500
+    assert values[40:60, 50:70].std() < deep[40:60, 50:70].std() / 2
 
 
 def test_sixteen_bits_of_colour_become_eight_and_that_is_said(tmp_path, locate):

@@ -112,7 +112,7 @@ def test_looks_happen_at_the_same_time(clip):
 class _Fake:
     """Stands in for a detector: one face at the left border, of a given score."""
 
-    threshold = 0.5
+    default_threshold = 0.5
 
     def __init__(self, scores=0.9):
         self.scores = scores
@@ -124,11 +124,7 @@ class _Fake:
         faces = Detections(
             np.array([[10, 10, 50, 50]], np.float32), np.array([score], np.float32), image.shape[:2]
         )
-        return faces.filter(min_score=threshold or self.threshold)
-
-    @property
-    def spec(self):
-        raise AssertionError("its own threshold is known")
+        return faces.filter(min_score=threshold or self.default_threshold)
 
 
 def test_faint_faces_count_only_where_a_track_leads_to_them(clip):

@@ -1,5 +1,6 @@
 import json
 import socket
+import sys
 import threading
 import time
 import urllib.request
@@ -14,7 +15,7 @@ from faceresnet.apps.watch import loop
 from faceresnet.apps.watch.events import EventOptions
 from faceresnet.apps.watch.loop import Watch, WatchOptions
 from faceresnet.detections import Detections
-from faceresnet.errors import FaceResNetError
+from faceresnet.errors import FaceResNetError, MissingExtraError
 from faceresnet.video.addresses import Source
 from faceresnet.video.live import LiveOptions
 
@@ -339,6 +340,12 @@ def test_the_metrics_of_a_port_that_is_taken_are_refused(clip):
         port = taken.getsockname()[1]
         with pytest.raises(FaceResNetError, match=f"cannot serve metrics at 127.0.0.1:{port}"):
             Watch(nothing, [clip], WatchOptions(metrics=str(port)))
+
+
+def test_without_the_extra_no_option_is_named_that_nobody_gave(clip, monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(MissingExtraError, match=r"^faceresnet watch needs .*'\.\[video\]'$"):
+        Watch(nothing, [clip], WatchOptions())
 
 
 @pytest.mark.parametrize("address", ["", "high", "99999", "host:", "-1"])

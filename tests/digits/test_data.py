@@ -2,11 +2,13 @@ import gzip
 import hashlib
 import http.server
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from faceresnet.digits import data
+from faceresnet.download import PublishedFile
 from faceresnet.errors import DataError, DownloadError
 
 from .synthetic import digits, idx, write
@@ -110,20 +112,24 @@ def server(tmp_path):
         thread.join()
 
 
-def official(folder):
-    return {
-        path.name: data.Official(path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+def official(folder, *mirrors):
+    return tuple(
+        PublishedFile(
+            path.name,
+            path.stat().st_size,
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+            tuple(f"{mirror}/{path.name}" for mirror in mirrors),
+        )
         for path in sorted(folder.iterdir())
-    }
+    )
 
 
 def test_a_download_is_verified_and_then_reads(tmp_path, server, monkeypatch) -> None:
     url, folder = server
-    monkeypatch.setattr(data, "OFFICIAL", official(folder))
+    monkeypatch.setattr(data, "OFFICIAL", official(folder, f"{url}/nowhere", url))
     seen = {}
     paths = data.download_mnist(
         tmp_path / "out",
-        mirrors=(f"{url}/nowhere", url),
         progress=lambda name, done, total: seen.update({name: (done, total)}),
     )
     assert sorted(path.name for path in paths) == sorted(seen)
@@ -131,17 +137,20 @@ def test_a_download_is_verified_and_then_reads(tmp_path, server, monkeypatch) ->
     assert len(data.read_digits(tmp_path / "out", "train")) == 6
 
 
-def test_a_foreign_file_is_refused(tmp_path, server) -> None:
+def test_a_foreign_file_is_refused(tmp_path, server, monkeypatch) -> None:
     url, _ = server
+    here = [replace(file, urls=(f"{url}/{file.name}",)) for file in data.OFFICIAL]
+    monkeypatch.setattr(data, "OFFICIAL", here)
     with pytest.raises(DownloadError, match="checksum"):
-        data.download_mnist(tmp_path / "out", mirrors=(url,))
+        data.download_mnist(tmp_path / "out")
     assert not list((tmp_path / "out").glob("*ubyte.gz"))
 
 
 def test_the_official_files_have_several_homes() -> None:
     names = {f"{name}.gz" for split in data.SPLITS.values() for name in split}
-    assert set(data.OFFICIAL) == names
-    assert len(data.MIRRORS) >= 3
+    assert {file.name for file in data.OFFICIAL} == names
+    assert all(len(file.urls) >= 3 for file in data.OFFICIAL)
+    assert all(url.endswith(f"/{file.name}") for file in data.OFFICIAL for url in file.urls)
 
 
 @pytest.mark.data

@@ -31,7 +31,7 @@ def make_crowd() -> tuple[images.Image, int]:
     pictures: Any = data  # its functions have no types
     astronaut = pictures.astronaut()
     faces = pictures.lfw_subset()[: ROWS * COLUMNS]  # the other half is no faces
-    crowd = np.full((astronaut.shape[0], COLUMNS * PITCH, 3), images.PADDING, dtype=np.uint8)
+    crowd = images.grey((astronaut.shape[0], COLUMNS * PITCH))
     for number, face in enumerate(faces):
         grey = np.rint(face * 255).astype(np.uint8)
         enlarged = images.resize(np.repeat(grey[:, :, None], 3, axis=2), (SIDE, SIDE))

@@ -38,7 +38,7 @@ def open_photo(
             if max_pixels is not None:
                 _check_pixels(image, max_pixels)
             yield image
-    except (ImageError, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except ImageError:
         raise
     except UnidentifiedImageError as error:
         raise ImageError("it is no image, or of a format that Pillow does not know") from error

@@ -185,8 +185,7 @@ class FaceFinder:
         self._options, self._pictures = options, pictures
         self._idle: deque[FaceDetector] = deque(detectors)
         self._workers = len(detectors)
-        first = detectors[0]
-        self._threshold = first.spec.threshold if first.threshold is None else first.threshold
+        self._threshold = detectors[0].default_threshold
         self._least = self._threshold * (FAINT if options.follows else 1)
         self._tracker = (
             Tracker(rate / options.every, threshold=self._threshold) if options.follows else None
@@ -343,7 +342,7 @@ def _whatever_comes(frames: Iterable[Frame], report: Report) -> Iterator[Frame]:
 
 def _warm_up(detectors: Sequence[FaceDetector], size: tuple[int, int]) -> None:
     """Have the models compiled for the video's size, so that the clock measures the video."""
-    grey = np.full((*size, 3), images.PADDING, dtype=np.uint8)
+    grey = images.grey(size)
     with ThreadPoolExecutor(len(detectors)) as pool:
         list(pool.map(lambda detector: detector(grey), detectors))
 

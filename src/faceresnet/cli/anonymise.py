@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from faceresnet.cli.failures import end_with
+from faceresnet.cli.failures import end_with, require
 from faceresnet.cli.options import (
     DETECTOR,
     VIDEO_SUFFIXES,
@@ -22,9 +22,9 @@ from faceresnet.cli.options import (
     Threads,
     pixel_limit,
 )
-from faceresnet.cli.progress import count, progress
+from faceresnet.cli.progress import count, progress, table
 from faceresnet.cli.signals import sigterm_interrupts
-from faceresnet.errors import printable
+from faceresnet.errors import ImageError, VideoError, printable, reason
 
 if TYPE_CHECKING:
     from faceresnet.apps.anonymise import Covering
@@ -97,7 +97,6 @@ def anonymise(
     from faceresnet.apps.anonymise import Covering
     from faceresnet.apps.anonymise.filling import Filling
     from faceresnet.detector import FaceDetector
-    from faceresnet.errors import ImageError, VideoError, reason
 
     covering = Covering(method, margin, shape)
     Filling(hold_s=hold)  # refuses what it cannot be, before anything is done
@@ -105,7 +104,7 @@ def anonymise(
     _refuse_overwriting(jobs)
     todo = [job for job in jobs if not (resume and job.target.exists())]
     if any(job.is_video and job.path.exists() for job in todo):
-        _require_video()
+        require("anonymising videos", "video", "av", "trackers")
     detector = FaceDetector(
         model, threshold=threshold, engine=engine, device=device, threads=threads
     )
@@ -307,16 +306,6 @@ def _refuse_overwriting(jobs: Sequence[_Job]) -> None:
                 )
 
 
-def _require_video() -> None:
-    """Make sure that the extra is there, before anything is done."""
-    from importlib.util import find_spec
-
-    from faceresnet.errors import MissingExtraError
-
-    if find_spec("av") is None or find_spec("trackers") is None:
-        raise MissingExtraError("anonymising videos", "video")
-
-
 @dataclass(frozen=True)
 class _VideoOptions:
     hold_s: float
@@ -368,13 +357,9 @@ class _Report:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.table import Table
 
         self._console = Console()  # now: there may be no memory to load it after the work
-        self._table = Table(box=None, header_style="bold", pad_edge=False)
-        self._table.add_column("file", overflow="fold")
-        for column in ("faces", "frames"):
-            self._table.add_column(column, justify="right", no_wrap=True)
+        self._table = table("faces", "frames", of="file")
         self._table.add_column("result", overflow="fold")
         self._table.add_column("remarks", overflow="fold")
 

@@ -25,7 +25,7 @@ from faceresnet.cli.options import (
     parse_tile,
     pixel_limit,
 )
-from faceresnet.cli.progress import count, progress
+from faceresnet.cli.progress import count, progress, table
 from faceresnet.errors import ImageError, ModelError
 
 
@@ -134,7 +134,6 @@ def models(
 ) -> None:
     """List the models in this package: size, precision, measured AP, licence note."""
     from rich.console import Console
-    from rich.table import Table
 
     from faceresnet import weights
     from faceresnet.engine import read_spec
@@ -145,7 +144,7 @@ def models(
             f"this installation ships no model ({weights.SHIPPED} is empty): install the package "
             "again, or give 'faceresnet detect' a file with --model"
         )
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    rows = table()
     columns = [
         "model",
         "MB",
@@ -155,7 +154,7 @@ def models(
         "licence of the weights",
     ]
     for column in columns + ["ms at 640×480"] * speed:
-        table.add_column(column, overflow="fold", no_wrap=column == "model")
+        rows.add_column(column, overflow="fold", no_wrap=column == "model")
     for name, path in shipped.items():
         spec = read_spec(path)
         measured = "\n".join(f"{what}: {value:.3f}" for what, value in spec.measured.items())
@@ -167,9 +166,9 @@ def models(
             f"{spec.threshold:g}",
             spec.licence or "not stated",
         ]
-        table.add_row(*row, *([f"{_median_ms(name):.1f}"] * speed))
+        rows.add_row(*row, *([f"{_median_ms(name):.1f}"] * speed))
     console = Console()
-    console.print(table)
+    console.print(rows)
     console.print("MODEL_CARD.md tells of the sets of photos.", highlight=False)
 
 
@@ -183,7 +182,7 @@ def _median_ms(model: str) -> float:
     from faceresnet.detector import FaceDetector
 
     detector = FaceDetector(model)
-    image = np.full((480, 640, 3), images.PADDING, dtype=np.uint8)
+    image = images.grey((480, 640))
     times_s = []
     for _ in range(25):
         start = time.perf_counter()

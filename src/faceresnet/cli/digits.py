@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from faceresnet.errors import MissingExtraError
+from faceresnet.errors import ImageError, MissingExtraError
 
 if TYPE_CHECKING:
     from faceresnet.digits.engines import Step
@@ -185,7 +185,6 @@ def predict(
     with extra():
         from faceresnet.digits import training
     from faceresnet.digits.predict import predict as recognise
-    from faceresnet.errors import ImageError
 
     network = training.open_run(run, engine, threads)
     failed = False

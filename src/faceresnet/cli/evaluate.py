@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from faceresnet.cli.options import RESULTS, Device, Engine, Model, Threads
+from faceresnet.cli.progress import progress, table
+from faceresnet.errors import DataError, while_writing
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.table import Table
 
     from faceresnet.detector import FaceDetector
     from faceresnet.evaluation import Report
@@ -269,7 +270,6 @@ def _read_truth(
 ) -> _Truth:
     """Read the faces to be found from where the options say."""
     from faceresnet import difficulties, widerface
-    from faceresnet.errors import DataError
 
     if data is None and (need_images or ground_truth is None):
         raise ValueError(
@@ -303,20 +303,10 @@ def _read_truth(
 
 def find_faces(detector: FaceDetector, photos: Sequence[Photo], protocol: str) -> Predictions:
     """What a detector finds in photos, with a progress bar."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from faceresnet.evaluation import predict
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"{protocol}, {len(photos)} photos", total=len(photos))
-        return predict(
-            detector,
-            photos,
-            protocol=protocol,
-            progress=lambda done, _: bar.update(task, completed=done),
-        )
+    watched = progress(f"{protocol}, {len(photos)} photos", len(photos))(photos)
+    return predict(detector, watched, protocol=protocol)
 
 
 def _write_json(report: Report, destination: str, model: str | None) -> None:
@@ -325,7 +315,6 @@ def _write_json(report: Report, destination: str, model: str | None) -> None:
     document = ({"model": model} if model else {}) | report.to_json()
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     from faceresnet.atomic import replacing
-    from faceresnet.errors import DataError, while_writing
 
     if destination == "-":
         if sys.stdout is None:
@@ -345,7 +334,7 @@ def _print(report: Report) -> None:
     # Not the table's title: that would be broken to its width.
     protocol = report.protocol.replace("[", r"\[")
     console.print(f"[bold]Average precision at IoU 0.5[/] ({protocol})", highlight=False)
-    precision = _table("photos", "faces", "AP", "plain AP", of="set")
+    precision = table("photos", "faces", "AP", "plain AP", of="set")
     events = report.events.values() if len(report.events) > 1 else []
     for curve in [*report.curves.values(), *events]:
         name = curve.name.replace("[", r"\[")
@@ -357,7 +346,7 @@ def _print(report: Report) -> None:
             _figure(curve.plain_ap, 4),
         )
     console.print(precision)
-    sizes = _table("side, px", "faces", "AP", "recall")
+    sizes = table("side, px", "faces", "AP", "recall")
     for size in report.sizes:
         span = f"{size.low:g}–{size.high:g}" if size.high < float("inf") else f"{size.low:g}–"
         sizes.add_row(span, str(size.faces), _figure(size.ap, 3), _figure(size.recall, 3))
@@ -365,7 +354,7 @@ def _print(report: Report) -> None:
         f"\n[bold]By size of face[/] (recall at score {report.threshold:g})", highlight=False
     )
     console.print(sizes)
-    scores = _table("score", "precision", "recall")
+    scores = table("score", "precision", "recall")
     for score, right, found in report.by_score():
         scores.add_row(f"{score:g}", _figure(right, 3), _figure(found, 3))
     name = report.whole.name.replace("[", r"\[")
@@ -382,18 +371,6 @@ def _print(report: Report) -> None:
             f"file and count as missed, {report.unanswered[0]} first",
             file=sys.stderr,
         )
-
-
-def _table(*figures: str, of: str | None = None) -> Table:
-    """A table of columns of figures, and before them one that names what they are of."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    if of is not None:
-        table.add_column(of)
-    for column in figures:
-        table.add_column(column, justify="right")
-    return table
 
 
 def _figure(value: float, digits: int) -> str:

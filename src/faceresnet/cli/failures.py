@@ -1,13 +1,29 @@
-"""How a command ends that could not do a part of its work."""
+"""How a command ends that could not do its work, or a part of it."""
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Sequence
 
 import typer
 
-from faceresnet.errors import one_line
+from faceresnet.errors import MissingExtraError, one_line
+
+
+def require(what: str, extra: str, *modules: str) -> None:
+    """Refuse to go on without the packages of an extra, before anything is done.
+
+    Args:
+        what: needs them.
+        extra: that brings them.
+        modules: to be found.
+
+    Raises:
+        MissingExtraError: one is not.
+    """
+    if any(importlib.util.find_spec(module) is None for module in modules):
+        raise MissingExtraError(what, extra)
 
 
 def end_with(failures: Sequence[Exception], total: int, undone: str) -> None:

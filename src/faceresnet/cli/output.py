@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 
 from faceresnet import images
 from faceresnet.atomic import replacing
 from faceresnet.cli.names import UNENCODABLE
+from faceresnet.cli.progress import table
 from faceresnet.cli.sources import KEPT_SUFFIXES, Source
 from faceresnet.detections import Detections
 from faceresnet.errors import DataError, printable, while_writing
@@ -46,12 +46,7 @@ class Results:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         self.close(whole=kind is None)
 
     def add(self, source: Source, faces: Detections) -> None:
@@ -140,13 +135,8 @@ class _Table(Results):
     """For people: a row for each photo."""
 
     def __init__(self, hint: bool) -> None:
-        from rich.table import Table
-
         self._hint = hint
-        self._table = Table(box=None, header_style="bold", pad_edge=False)
-        self._table.add_column("photo", overflow="fold")
-        for column in ("size", "faces", "best score", "heights"):
-            self._table.add_column(column, justify="right", no_wrap=True)
+        self._table = table("size", "faces", "best score", "heights", of="photo")
 
     def add(self, source: Source, faces: Detections) -> None:
         from rich.text import Text
@@ -193,14 +183,9 @@ class _File(Results):
             raise DataError("standard output is closed: name a file for the results")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         if kind is not None:
-            self._exit.__exit__(kind, error, trace)
+            self._exit.__exit__(kind, *error)
         elif self.place is None:
             self.finish()
             self._file.flush()

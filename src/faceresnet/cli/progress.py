@@ -1,9 +1,12 @@
-"""What the commands say about how far they are: the one progress bar, and numbers of things."""
+"""How the commands say things: how far they are, by the one bar; tables; numbers of things."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 T = TypeVar("T")
 
@@ -17,6 +20,18 @@ def progress(title: str, total: int) -> Callable[[Iterable[T]], Iterable[T]]:
     return lambda items: track(
         items, title, total, console=console, transient=True, disable=not console.is_terminal
     )
+
+
+def table(*figures: str, of: str | None = None) -> Table:
+    """A table without lines: columns of figures, and before them one that says what they are of."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    if of is not None:
+        table.add_column(of, overflow="fold")
+    for column in figures:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
 
 
 def count(number: int, thing: str) -> str:

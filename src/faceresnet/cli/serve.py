@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from math import isfinite
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from faceresnet.cli.failures import require
 from faceresnet.cli.options import Crowds, Device, Engine, Model, Threshold
-from faceresnet.errors import FaceResNetError, MissingExtraError
+from faceresnet.errors import FaceResNetError
 
 SERVER = "Server"
 LIMITS = "Limits of a request"
@@ -140,9 +140,7 @@ def serve(
     /healthz and /readyz for load balancers: these need no key. SIGTERM ends the service when the
     requests in work are answered.
     """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtraError("faceresnet serve", "serve")
+    require("faceresnet serve", "serve", *NEEDED)
     from faceresnet.apps.serve.server import Listening
     from faceresnet.apps.serve.server import serve as run
     from faceresnet.apps.serve.settings import Settings

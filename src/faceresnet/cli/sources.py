@@ -8,7 +8,6 @@ import os
 import sys
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
 
-from faceresnet import __version__, images
+from faceresnet import download, images
 from faceresnet.cli.options import VIDEO_SUFFIXES
 from faceresnet.errors import DataError, ImageError, reason
 
@@ -193,11 +192,7 @@ def _download(url: str) -> bytes:
         ImageError: it cannot be had, or is larger than `URL_BYTES`.
     """
     try:
-        request = urllib.request.Request(url, headers={"User-Agent": f"faceresnet/{__version__}"})
-        with urllib.request.urlopen(request, timeout=URL_TIMEOUT_S) as response:
-            content: bytes = response.read(URL_BYTES + 1)
-            if response.length and len(content) <= URL_BYTES:
-                raise http.client.IncompleteRead(content, response.length)
+        content = download.read(url, URL_BYTES, URL_TIMEOUT_S)
     except urllib.error.HTTPError as error:
         with error:
             raise ImageError(f"cannot download {url}: HTTP {error.code} {error.reason}") from error

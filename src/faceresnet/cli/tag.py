@@ -18,9 +18,9 @@ from faceresnet.cli.options import (
     Threads,
     Threshold,
 )
-from faceresnet.cli.progress import count, progress
+from faceresnet.cli.progress import count, progress, table
 from faceresnet.cli.signals import sigterm_interrupts
-from faceresnet.errors import printable
+from faceresnet.errors import DataError, ImageError, printable
 
 if TYPE_CHECKING:
     from faceresnet.apps.tag import TagOptions
@@ -71,7 +71,6 @@ def tag(
     from faceresnet.apps.tag import TagOptions, tag
     from faceresnet.cli.sources import expand, read_ahead
     from faceresnet.detector import FaceDetector
-    from faceresnet.errors import DataError, ImageError
 
     options = TagOptions(embed=embed, naming=naming, keep_times=keep_times)
     if embed:
@@ -114,8 +113,6 @@ def _of_single_sidecars(
     sources: list[Source], options: TagOptions
 ) -> tuple[list[Source], list[Exception]]:
     """Photos that have a sidecar of their own, and why the others cannot be tagged."""
-    from faceresnet.errors import DataError
-
     single: dict[str, Source] = {}
     failures: list[Exception] = []
     for photo in sources:
@@ -136,12 +133,7 @@ class _Report:
     """A row for each photo, and what it comes to."""
 
     def __init__(self, file: str) -> None:
-        from rich.table import Table
-
-        self._table = Table(box=None, header_style="bold", pad_edge=False)
-        self._table.add_column("photo", overflow="fold")
-        for column in ("faces", "known before", "named"):
-            self._table.add_column(column, justify="right", no_wrap=True)
+        self._table = table("faces", "known before", "named", of="photo")
         self._table.add_column("regions", no_wrap=True)
         self._file = file
         self._faces = self._written = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from math import isfinite, isnan
 from pathlib import Path
@@ -12,8 +11,9 @@ import typer
 
 from faceresnet.cli.data import read_splits, read_training_splits
 from faceresnet.cli.evaluate import find_faces, open_detector
+from faceresnet.cli.failures import require
 from faceresnet.cli.progress import progress
-from faceresnet.errors import MissingExtraError, TrainingError
+from faceresnet.errors import TrainingError
 
 if TYPE_CHECKING:
     from faceresnet.spec import ModelSpec
@@ -138,7 +138,7 @@ def train(
 
     A run that was killed goes on with --resume and ends as if it had not been.
     """
-    require("torch", "lightning")
+    require("this command", "train", "torch", "lightning")
     from faceresnet.train import loop, recipes, runs, settings
     from faceresnet.train.machine import is_first_process
     from faceresnet.train.teacher import Distillation
@@ -257,7 +257,7 @@ def export(
     With --data its AP on the validation photos is measured, printed and kept in the file, and the
     default threshold becomes the one with the best F1 there.
     """
-    require("torch", "lightning", "onnx")
+    require("this command", "train", "torch", "lightning", "onnx")
     given = checkpoint if checkpoint in ("best", "last") else Path(checkpoint)
     if isinstance(given, Path) and not given.is_file():
         raise ValueError(f"--checkpoint must be best, last or a file, got {checkpoint!r}")
@@ -351,10 +351,3 @@ def weights_file(name: str, option: str = "--init") -> Path:
         if file.is_file():
             return file
     raise TrainingError(f"{option} {name} is neither a file nor a shipped model with weights")
-
-
-def require(*modules: str) -> None:
-    """Refuse to go on without the packages of the extra ``[train]``."""
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            raise MissingExtraError("this command", "train")

@@ -23,8 +23,9 @@ from faceresnet.cli.options import (
     Tile,
     parse_tile,
 )
-from faceresnet.cli.progress import count, progress
+from faceresnet.cli.progress import count, progress, table
 from faceresnet.cli.signals import signals_stop
+from faceresnet.errors import VideoError, while_writing
 
 if TYPE_CHECKING:
     from faceresnet.apps.video import Report
@@ -166,7 +167,6 @@ def _lines(target: str, video: VideoReader) -> Iterator[IO[str]]:
         VideoError: it cannot be written.
     """
     from faceresnet.atomic import replacing
-    from faceresnet.errors import VideoError, while_writing
 
     if target == "-":
         yield sys.stdout
@@ -189,23 +189,19 @@ def _print_report(
 ) -> None:
     """Print frames/s by stage, and below what was found and what was lost."""
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("stage")
-    for column in ("frames", "seconds at work", "frames/s"):
-        table.add_column(column, justify="right")
+    stages = table("frames", "seconds at work", "frames/s", of="stage")
     for stage, (frames, busy_s) in report.stages.items():
         if stage == "encode" and save is None:
             continue
         rate = f"{frames / busy_s:.1f}" if busy_s > 0 else ""
-        table.add_row(stage, str(frames), f"{busy_s:.2f}", rate)
+        stages.add_row(stage, str(frames), f"{busy_s:.2f}", rate)
     wall_s = max(report.wall_s, 1e-9)
-    table.add_row(
+    stages.add_row(
         "total", str(report.frames), f"{report.wall_s:.2f}", f"{report.frames / wall_s:.1f}"
     )
     console = Console(stderr=json == "-")
-    console.print(table)
+    console.print(stages)
     tracked = f", {count(report.tracks, 'track')}" if report.tracks else ""
     found = f"{count(report.faces, 'face')} in {count(report.frames, 'frame')}{tracked}"
     print(found, file=console.file)

@@ -171,7 +171,7 @@ def watch(
             detector,
             sources,
             options,
-            threshold=detector.spec.threshold if threshold is None else threshold,
+            threshold=detector.default_threshold,
             on_event=terminal.event,
             on_tick=terminal.status,
             on_problem=terminal.note,

@@ -36,7 +36,8 @@ SPLITS = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 
-#: PyTorch's and TensorFlow's copies of the official files, and their home, which is often away.
+#: Folders with PyTorch's and TensorFlow's copies of the official files, and their home, which is
+#: often away.
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist",
     "https://storage.googleapis.com/cvdf-datasets/mnist",
@@ -44,33 +45,33 @@ MIRRORS = (
 )
 
 
-@dataclass(frozen=True)
-class Official:
-    """One of the four files as their authors published it.
-
-    Attributes:
-        size_bytes: its length.
-        sha256: its checksum.
-    """
-
-    size_bytes: int
-    sha256: str
+def _official(name: str, size_bytes: int, sha256: str) -> PublishedFile:
+    return PublishedFile(name, size_bytes, sha256, tuple(f"{mirror}/{name}" for mirror in MIRRORS))
 
 
-OFFICIAL = {
-    "train-images-idx3-ubyte.gz": Official(
-        9_912_422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+#: The four files as their authors published them.
+OFFICIAL = (
+    _official(
+        "train-images-idx3-ubyte.gz",
+        9_912_422,
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
     ),
-    "train-labels-idx1-ubyte.gz": Official(
-        28_881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+    _official(
+        "train-labels-idx1-ubyte.gz",
+        28_881,
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
     ),
-    "t10k-images-idx3-ubyte.gz": Official(
-        1_648_877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+    _official(
+        "t10k-images-idx3-ubyte.gz",
+        1_648_877,
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     ),
-    "t10k-labels-idx1-ubyte.gz": Official(
-        4_542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+    _official(
+        "t10k-labels-idx1-ubyte.gz",
+        4_542,
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
     ),
-}
+)
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,6 @@ def read_idx(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "..."]:
 def download_mnist(
     out: str | os.PathLike[str],
     *,
-    mirrors: tuple[str, ...] = MIRRORS,
     progress: FileProgress | None = None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
 ) -> list[Path]:
@@ -172,7 +172,6 @@ def download_mnist(
 
     Args:
         out: the folder, made if missing.
-        mirrors: addresses of folders that hold the files, best first.
         progress: called as each file grows.
         timeout_s: longest silence of a server, in seconds.
 
@@ -183,12 +182,7 @@ def download_mnist(
         DownloadError: a file could not be had, or is not the published one.
         ValueError: a timeout that `fetch` refuses.
     """
-    paths = []
-    for name, official in OFFICIAL.items():
-        urls = tuple(f"{mirror}/{name}" for mirror in mirrors)
-        file = PublishedFile(name, official.size_bytes, official.sha256, urls)
-        paths.append(fetch_published(file, out, progress=progress, timeout_s=timeout_s))
-    return paths
+    return [fetch_published(file, out, progress=progress, timeout_s=timeout_s) for file in OFFICIAL]
 
 
 def _find(folder: Path, name: str) -> Path:

@@ -75,7 +75,7 @@ def open_engine(
 
     Raises:
         EngineError: PyTorch is not installed.
-        ValueError: no such engine.
+        ValueError: no such engine, or "numpy" is to convolve with kernels other than 5×5.
     """
     make: Callable[..., Engine]
     if name == "numpy":

@@ -88,9 +88,18 @@ class Group:
 
 
 class Convolutions:
-    """The convolutions of a network, for as long as its weights live."""
+    """The convolutions of a network, for as long as its weights live.
+
+    Raises:
+        ValueError: their kernels are not 5×5.
+    """
 
     def __init__(self, net: Net, weights: dict[str, Array], team: Team) -> None:
+        if net.kernel != winograd.KERNEL:
+            raise ValueError(
+                f"kernels must have a side of {winograd.KERNEL} px, as Winograd's are written, "
+                f"got {net.kernel}"
+            )
         self._net, self._weights, self._team = net, weights, team
         self._count = len(net.convolutions)
         self._groups: dict[int, list[Group]] = {}

@@ -1,14 +1,12 @@
 """The networks by hand, trained: `nn` as fast as NumPy runs it.
 
 What is computed is `nn.training_step` of `nets.sequential`, which the tests compare with; how, say
-`fast_convolutions` and `fast_connected`. Convolutions with kernels other than 5×5 go through `nn`
-as it reads.
+`fast_convolutions` and `fast_connected`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -17,29 +15,12 @@ from faceresnet.digits.fast_connected import Forward, Layer, connect
 from faceresnet.digits.fast_convolutions import Convolutions
 from faceresnet.digits.nets import Net, as_input, sequential
 from faceresnet.digits.threads import Team, one_blas_thread
-from faceresnet.nn import BatchNorm, FullyConnected, Sequential, softmax_cross_entropy, winograd
+from faceresnet.nn import BatchNorm, FullyConnected, softmax_cross_entropy
 from faceresnet.nn import batch_norm_at_run_time as normalise
 from faceresnet.nn.functional import Statistics, moving_average
-from faceresnet.nn.layers import LayerBackward
 from faceresnet.nn.memory import Workspace, on_a_line
-from faceresnet.nn.optim import SGD, Adam, Parameters
+from faceresnet.nn.optim import SGD, Adam
 from faceresnet.nn.shapes import Array
-
-
-class Images(Protocol):
-    """What comes before the fully connected layers."""
-
-    def forward(self, images: Array) -> tuple[Array, dict[int, Statistics]]:
-        """Outputs (R, N) in training, and the statistics of the batch."""
-        ...
-
-    def backward(self, dy: Array) -> Parameters:
-        """Gradients of the parameters."""
-        ...
-
-    def predict(self, images: Array, average: dict[int, Statistics]) -> Array:
-        """Outputs (R, N) at run time."""
-        ...
 
 
 class NumpyEngine:
@@ -123,47 +104,9 @@ class NumpyEngine:
         self._memory = self._optimiser.initialise(parameters)
         if memory is not None:
             self._memory = {name: memory[name].copy() for name in self._memory}
-        self._images: Images | None = None
+        self._images: Convolutions | None = None
         if self._net.convolutions:
-            fast = self._net.kernel == winograd.KERNEL
-            make: Callable[..., Images] = Convolutions if fast else AnyConvolutions
-            self._images = make(self._net, self._weights, self._team)
+            self._images = Convolutions(self._net, self._weights, self._team)
 
     def _average(self, index: int) -> Statistics:
         return Statistics(self._weights[f"{index}.mean"], self._weights[f"{index}.variance"])
-
-
-class AnyConvolutions:
-    """Convolutions with kernels of any size, through `nn` as it reads."""
-
-    def __init__(self, net: Net, weights: dict[str, Array], team: Team) -> None:
-        layers = sequential(net).layers
-        first = next(i for i, layer in enumerate(layers) if isinstance(layer, FullyConnected)) - 1
-        self._layers = Sequential(layers[:first])  # they keep their indices
-        self._weights = weights
-        self._norms = [i for i, one in enumerate(self._layers.layers) if isinstance(one, BatchNorm)]
-        self._backward: LayerBackward | None = None
-
-    def forward(self, images: Array) -> tuple[Array, dict[int, Statistics]]:
-        """Outputs in training, and the statistics of the batch."""
-        # With averages of 0 the new ones are λ times the statistics.
-        zero = {
-            f"{i}.{name}": np.zeros_like(self._weights[f"{i}.{name}"])
-            for i in self._norms
-            for name in ("mean", "variance")
-        }
-        y, self._backward, after = self._layers.forward(self._weights, zero, images)
-        weight = images.dtype.type(BatchNorm(1).weight)
-        return y, {
-            i: Statistics(after[f"{i}.mean"] / weight, after[f"{i}.variance"] / weight)
-            for i in self._norms
-        }
-
-    def backward(self, dy: Array) -> Parameters:
-        """Gradients of the parameters."""
-        assert self._backward is not None
-        return self._backward(dy)[1]
-
-    def predict(self, images: Array, average: dict[int, Statistics]) -> Array:
-        """Outputs at run time."""
-        return self._layers.predict(self._weights, self._weights, images)

@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,6 @@ class _State:
     """How far a run is; what `LAST` keeps beside the arrays."""
 
     iteration: int = 0
-    best_iteration: int = 0
     best_accuracy: float = -1.0
     best_loss: float = math.inf
     without_better: int = 0
@@ -81,7 +81,7 @@ class _State:
         """Take note of a measurement; whether it is the best so far."""
         self.iteration = iteration
         if (score.accuracy, -score.loss) > (self.best_accuracy, -self.best_loss):
-            self.best_iteration, self.without_better = iteration, 0
+            self.without_better = 0
             self.best_accuracy, self.best_loss = score.accuracy, score.loss
             return True
         self.without_better += 1
@@ -199,16 +199,10 @@ def batch(config: Config, learn: Digits, iteration: int) -> tuple[np.ndarray, np
     return images, learn.labels[chosen].astype(np.int64)
 
 
-_last_order: tuple[tuple[int, int, int], np.ndarray] | None = None
-
-
+@lru_cache(maxsize=1)
 def _order(seed: int, epoch: int, n: int) -> np.ndarray:
     """Order of an epoch; the last one asked for is kept."""
-    global _last_order
-    if _last_order is None or _last_order[0] != (seed, epoch, n):
-        order = np.random.default_rng((seed, ORDER, epoch)).permutation(n)
-        _last_order = (seed, epoch, n), order
-    return _last_order[1]
+    return np.random.default_rng((seed, ORDER, epoch)).permutation(n)
 
 
 def evaluate(engine: Engine, digits: Digits) -> Score:

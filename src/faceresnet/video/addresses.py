@@ -55,11 +55,6 @@ class Source:
     address: str | int
     live: bool
 
-    @property
-    def masked(self) -> str:
-        """`address` as it may be printed."""
-        return mask(str(self.address))
-
 
 def parse_sources(arguments: Sequence[str]) -> list[Source]:
     """Cameras and files that arguments name, each ``ADDRESS`` or ``NAME=ADDRESS``.

@@ -15,10 +15,9 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -93,7 +92,7 @@ def open_video(
             f"time-outs must be positive, got {connect_timeout_s} and {read_timeout_s} s"
         )
     place = _Place.of(source)
-    options = {**place.options, **(ffmpeg_options or {})}
+    options = dict(ffmpeg_options or {})
     if place.address.lower().startswith("rtsp"):
         options.setdefault("rtsp_transport", transport)
     timeout = None if place.path else (connect_timeout_s, read_timeout_s)
@@ -182,12 +181,7 @@ class VideoReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @property
@@ -414,7 +408,6 @@ class _Place:
     address: str
     path: Path | None = None
     format: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, source: str | Path | int) -> _Place:

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Self
 
 from faceresnet import images
@@ -82,12 +81,7 @@ class Window:
             cv2.imshow(self._title, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
             return cv2.waitKey(1) & 0xFF not in QUIT
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         import cv2
 
         cv2.destroyAllWindows()

@@ -15,7 +15,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -194,12 +193,7 @@ class VideoWriter:
             waiting.popleft()
             tone.write(packet)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         """Finish the film, or after an error remove what there is of it.
 
         Raises:
@@ -209,7 +203,7 @@ class VideoWriter:
         if kind is not None:
             with suppress(av.FFmpegError, OSError):
                 self._container.close()
-            self._exit.__exit__(kind, error, trace)
+            self._exit.__exit__(kind, *error)
             return
         with self._exit:
             try:

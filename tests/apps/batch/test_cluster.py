@@ -1,11 +1,14 @@
 import signal
 import sys
+from unittest.mock import MagicMock
 
 import pytest
 
 from apps.batch.photos import make_photos
 from faceresnet.apps import batch
-from faceresnet.apps.batch import BatchOptions
+from faceresnet.apps.batch import BatchOptions, cluster
+from faceresnet.apps.batch.options import Plan
+from faceresnet.apps.batch.shards import Shard
 from faceresnet.errors import EngineError, MissingExtraError
 
 
@@ -65,6 +68,31 @@ def test_a_cluster_that_is_not_there(photos, blob_model, ray):
             ray_address="nonsense://x",
         )
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (MemoryError(), "MemoryError"),
+        (ValueError("first this\nthen that\n \n"), "then that"),
+        (None, "RayError"),
+    ],
+)
+def test_what_ray_says_is_said_in_a_line(blob_model, cause, said):
+    class RayError(Exception):
+        pass
+
+    def fail():
+        error = RayError()
+        error.cause = cause
+        raise error
+
+    ray = MagicMock()
+    ray.exceptions.RayError = RayError
+    ray.data.from_items.return_value.map_batches.return_value.iter_rows = fail
+    plan = Plan(BatchOptions(model=blob_model), "blob", "")
+    with pytest.raises(EngineError, match=f"^Ray failed: {said}$"):
+        list(cluster._detect_window(ray, [Shard(0, ("a.jpg",))], plan, 1, 1.0))
 
 
 def test_ray_is_missing(photos, blob_model, monkeypatch):

@@ -115,7 +115,9 @@ def test_the_parts_of_a_finished_job_are_not_read(photos, options, monkeypatch):
             assert batch.run("photos", out, options).photos_now == 0
 
 
-def test_a_job_that_an_older_version_ended_is_looked_at_once(photos, options, monkeypatch):
+def test_a_finished_job_whose_summary_lacks_its_bytes_is_looked_at_once(
+    photos, options, monkeypatch
+):
     monkeypatch.setattr(local, "Supervisor", FakeSupervisor)
     batch.run("photos", "out", options)
     (photos / "out" / "_summary.json").write_text('{"photos": 10, "faces": 0, "errors": 0}')

@@ -144,14 +144,13 @@ class Client:
 
 
 @contextmanager
-def running(settings, detectors):
-    app = create_app(settings, lambda: detectors)
+def running(settings, detector):
+    app = create_app(settings, lambda: detector)
     with Client(app) as client:
         wait_for(lambda: client.get("/readyz").status_code == 200)
-        for detector in detectors:
-            if isinstance(detector, FakeDetector):
-                detector.batches.clear()
-                detector.entered.clear()
+        if isinstance(detector, FakeDetector):
+            detector.batches.clear()
+            detector.entered.clear()
         yield client
 
 
@@ -166,14 +165,14 @@ def serve(fake):
     from contextlib import ExitStack
 
     with ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(running(Settings(**settings), [fake]))
+        yield lambda **settings: stack.enter_context(running(Settings(**settings), fake))
 
 
 @pytest.fixture(scope="session")
 def blobs(blob_detector):
     """A service with the blob model."""
     settings = Settings(max_bytes=400_000, max_pixels=1_000_000, max_images=4, batch_size=4)
-    with running(settings, [blob_detector]) as client:
+    with running(settings, blob_detector) as client:
         yield client
 
 

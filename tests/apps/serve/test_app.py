@@ -274,7 +274,7 @@ def test_models_and_limits(blobs):
 def test_not_ready_before_the_model_is_loaded(fake):
     """The warm-up is one of the detector's batches."""
     fake.gate.clear()
-    with Client(create_app(Settings(), lambda: [fake])) as client:
+    with Client(create_app(Settings(), lambda: fake)) as client:
         fake.entered.wait(10)
         assert client.get("/healthz").json() == {"status": "ok"}
         for answer in (client.get("/readyz"), client.post("/v1/detect", content=grey(8, 8))):
@@ -526,7 +526,7 @@ def test_many_requests_at_once_get_their_own_answers(blob_detector):
         squares = [(36 + 48 * i, 36, 18) for i in range(number % 3)]
         return encode(blob_image([(96, 200), (80, 160), (128, 192)][number % 3], *squares), "PNG")
 
-    with running(Settings(batch_size=4), [blob_detector]) as client:
+    with running(Settings(batch_size=4), blob_detector) as client:
         with ThreadPoolExecutor(16) as pool:
             answers = list(
                 pool.map(lambda n: client.post("/v1/detect", content=make(n)).json(), range(48))
@@ -544,6 +544,6 @@ def test_the_limit_is_not_pillows(fake, monkeypatch, kind):
     content = io.BytesIO()
     Image.new("RGB", (32, 32)).save(content, kind)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with running(Settings(), [fake]) as client:
+    with running(Settings(), fake) as client:
         assert client.post("/v1/detect", content=content.getvalue()).status_code == 200
         assert Image.MAX_IMAGE_PIXELS == 100

@@ -8,7 +8,7 @@ import pytest
 
 from conftest import blob_image
 from faceresnet.apps.serve import batching
-from faceresnet.apps.serve.batching import Batcher, Job, Listener
+from faceresnet.apps.serve.batching import Batcher, Job
 from faceresnet.apps.serve.refusals import Refusal
 
 from .conftest import encode, grey, wait_for
@@ -22,7 +22,7 @@ def make(fake):
     batchers = []
 
     def make(**options):
-        batchers.append(Batcher([fake], **options))
+        batchers.append(Batcher(fake, **options))
         return batchers[-1]
 
     yield make
@@ -100,8 +100,11 @@ def test_everyone_gets_the_faces_of_the_own_photo(make, fake):
 
 def test_batches_say_what_they_did(fake):
     told = []
-    batcher = Batcher([fake], listener=Listener(lambda s: told.append("read"),
-                                                lambda count, s: told.append(count)))  # fmt: skip
+    batcher = Batcher(
+        fake,
+        on_read=lambda s: told.append("read"),
+        on_detected=lambda count, s: told.append(count),
+    )
     found = finish(fake, submit(batcher, (32, 32)))[0]
     batcher.close()
     assert told == ["read", 1]
@@ -191,7 +194,7 @@ def test_photos_that_wait_stay_encoded(make, fake):
 
 def test_decoded_pixels_are_bounded(make, fake):
     """Two of the largest photos at a time; a large one is not overtaken by small ones."""
-    batcher = make(max_pixels=100 * 100, readers=3)
+    batcher = make(max_pixels=100 * 100)
     busy(batcher, fake)
     jobs = submit(batcher, (100, 100), (100, 100), (8, 8), (8, 8))
     wait_until_ready(batcher, 1)
@@ -215,7 +218,7 @@ def test_boxes_of_a_reduced_photo_are_those_of_the_whole(make, fake):
 
 def test_closing_refuses_what_waits_and_ends_the_threads(fake):
     before = threading.active_count()
-    batcher = Batcher([fake], batch_size=1)
+    batcher = Batcher(fake, batch_size=1)
     busy_job = busy(batcher, fake)
     jobs = submit(batcher, *[(32, 32)] * 5)
     wait_until_ready(batcher, 2)
@@ -231,29 +234,13 @@ def test_closing_refuses_what_waits_and_ends_the_threads(fake):
         submit(batcher, (32, 32))
 
 
-def test_two_detectors_share_the_work(fake):
-    from .conftest import FakeDetector
-
-    other = FakeDetector()
-    batcher = Batcher([fake, other], batch_size=1, readers=2)
-    fake.gate.clear()
-    other.gate.clear()
-    jobs = submit(batcher, *[(32, 32)] * 6)
-    assert fake.entered.wait(WAIT_S)
-    assert other.entered.wait(WAIT_S)
-    other.gate.set()
-    finish(fake, jobs)
-    batcher.close()
-    assert len(fake.batches) + len(other.batches) == 6
-
-
 def test_the_real_detector_gives_the_same_in_batches(blob_detector):
     sizes = [(96, 96), (64, 128), (96, 90)]
     contents = [
         encode(blob_image(sizes[number % 3], (36 + 8 * (number % 4), 36, 18)), "PNG")
         for number in range(24)
     ]
-    batcher = Batcher([blob_detector], batch_size=4, readers=2)
+    batcher = Batcher(blob_detector, batch_size=4)
     jobs = [Job(content, 0.5) for content in contents]
     batcher.submit(jobs)
     for content, job in zip(contents, jobs, strict=True):

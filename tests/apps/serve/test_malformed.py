@@ -129,7 +129,7 @@ def test_malformed_uploads(uploads, fake):
     settings = Settings(max_pixels=1_000_000, max_bytes=1_000_000, timeout_s=20)
     good = encode(blob_image((32, 32)), "PNG")
     memory, statuses = [], set()
-    with running(settings, [fake]) as client:
+    with running(settings, fake) as client:
         service = client.app.state.service
         for number, content in enumerate(uploads):
             start = time.monotonic()

@@ -13,7 +13,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess
 
 from conftest import blob_image
 from faceresnet.apps.serve.metrics import MULTIPROCESS_VARIABLE
-from faceresnet.apps.serve.server import _Workers, open_detectors
+from faceresnet.apps.serve.server import _Workers, open_detector
 from faceresnet.apps.serve.settings import Settings
 
 from .conftest import Server, encode, wait_for
@@ -180,6 +180,6 @@ def test_the_detector_is_as_the_settings_say(blob_model):
     settings = Settings(
         model=blob_model, threshold=0.4, max_side=640, crowds=False, threads=1, batch_size=3
     )
-    (detector,) = open_detectors(settings)
+    detector = open_detector(settings)
     for name in ("model", "threshold", "max_side", "crowds", "threads", "batch_size"):
         assert getattr(detector, name) == getattr(settings, name)

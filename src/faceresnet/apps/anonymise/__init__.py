@@ -21,8 +21,8 @@ SHARE_OF_THRESHOLD = 0.5
 
 def least_score(detector: FaceDetector) -> float:
     """Score from which faces are covered unless the user says otherwise."""
-    own = detector.spec.threshold if detector.threshold is None else detector.threshold
-    return own * SHARE_OF_THRESHOLD if detector.threshold is None else own
+    share = SHARE_OF_THRESHOLD if detector.threshold is None else 1
+    return detector.default_threshold * share
 
 
 def locate_with(detector: FaceDetector) -> Locate:

@@ -34,7 +34,7 @@ class Filling:
 
     Attributes:
         hold_s: before its first detection and after its last.
-        doubtful_hold_s: the same for what is `doubtful`: never found with a score of at least
+        doubtful_hold_s: the same for what is doubtful: never found with a score of at least
             `sure_score` and in fewer than `sure_count` frames.
         bridge_s: longest gap in which a track is bridged; beyond it both ends are held.
         growth: by how much of its width and height a filled box grows at each side, beside the

@@ -99,7 +99,7 @@ def anonymise_photo(
                     "or JPEG first"
                 )
             pictures, result = _cover_all(photo, locate, covering)
-            options = _options(photo, pictures, lossless=b"VP8L" in content[:4096])
+            options = _options(photo, pictures, lossless=_is_lossless(content))
             with while_writing(target, ImageError), replacing(target) as partial:
                 pictures[0].save(partial, **options)
     except ImageError as error:
@@ -245,6 +245,8 @@ def _cover(
 
     mode = frame.mode
     pixels = np.array(frame)
+    # OpenCV takes numbers to be in the machine's order of bytes.
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if mode == "I":
         pixels = pixels.astype(np.float64)
     colours = pixels[:, :, :-1] if mode in _ALPHA else pixels
@@ -263,6 +265,20 @@ def _cover(
 def _bytes(pixels: Num[np.ndarray, "H W *C"], mode: str) -> bytes:
     big_endian = mode in ("I;16B",)
     return pixels.astype(pixels.dtype.newbyteorder(">" if big_endian else "=")).tobytes()
+
+
+def _is_lossless(content: bytes) -> bool:
+    """Whether a file is WebP of which a picture is lossless, as its chunks say."""
+    if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
+        return False
+    place = 12
+    while kind := content[place : place + 4]:
+        if kind == b"VP8L":
+            return True
+        size = int.from_bytes(content[place + 4 : place + 8], "little")
+        # A frame of an animation says 16 bytes about itself; then chunks follow, as in the file.
+        place += 8 + (16 if kind == b"ANMF" else size + size % 2)
+    return False
 
 
 def _options(

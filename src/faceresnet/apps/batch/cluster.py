@@ -24,7 +24,7 @@ from faceresnet.apps.batch.options import Plan
 from faceresnet.apps.batch.rows import Counts
 from faceresnet.apps.batch.shards import Part, Shard, make_part
 from faceresnet.apps.batch.supervisor import Supervisor
-from faceresnet.errors import EngineError, MissingExtraError
+from faceresnet.errors import EngineError, MissingExtraError, last_line
 
 #: Photos whose names are in memory at a time: the stretch of the listing that one run of Ray Data
 #: works on. At its end the actors wait for the slowest of them.
@@ -131,7 +131,7 @@ def _detect_window(
             yield Part(row["shard"], row["content"], Counts(*row["counts"]))
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
-        raise EngineError(f"Ray failed: {str(cause).strip().splitlines()[-1]}") from error
+        raise EngineError(f"Ray failed: {last_line(cause)}") from error
 
 
 class _Actor:

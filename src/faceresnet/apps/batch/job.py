@@ -202,7 +202,7 @@ class Job:
             ) from error
 
     def _read_summary(self) -> Counts | None:
-        """Counts of a finished job; none if parts are gone or cut, or an older version ended it."""
+        """Counts of a finished job; none if parts are gone or cut, or its summary is broken."""
         sizes = self._storage.sizes()
         if SUMMARY not in sizes:
             return None
@@ -218,9 +218,9 @@ class Job:
 
     def _count_parts(self) -> Counts:
         """What is in the parts that are there; a part that is broken is made again."""
-        total, names = Counts(), self._storage.names()
+        total, sizes = Counts(), self._storage.sizes()
         for number in range(self.parts):
-            if self.part_name(number) not in names:
+            if self.part_name(number) not in sizes:
                 continue
             with self._storage.read(self.part_name(number)) as file:
                 content = file.read()
@@ -271,9 +271,9 @@ def _open_job(
         "options": {**options.to_dict(), "model": sha256},
         "fingerprint": fingerprint(place, stdin),
     }
-    names = storage.names()
-    parts = sorted(name for name in names if name.startswith("part-"))
-    if JOB in names:
+    sizes = storage.sizes()
+    parts = sorted(name for name in sizes if name.startswith("part-"))
+    if JOB in sizes:
         with storage.read(JOB) as file:
             facts = _parse(file.read())
         try:
@@ -333,9 +333,7 @@ def _compare(facts: dict[str, Any], asked: dict[str, Any]) -> None:
         raise DataError(
             f"the folder holds a job for {facts['source']}, not {asked['source']}: choose another"
         )
-    # Versions before this one left standard input without a fingerprint.
-    known = facts["fingerprint"] or facts["source"] != STDIN
-    if known and facts["fingerprint"] != asked["fingerprint"]:
+    if facts["fingerprint"] != asked["fingerprint"]:
         source = "the list on standard input" if asked["source"] == STDIN else asked["source"]
         raise DataError(f"{source} has changed since the folder's job began: choose another folder")
     for name, value in asked["options"].items():
@@ -370,7 +368,7 @@ def _said(value: object) -> object:
 
 def read_parts(storage: Storage) -> Iterator[dict[str, Any]]:
     """Rows of a job's parts, in the order of the listing as far as they are done."""
-    for name in sorted(storage.names(), key=lambda name: (len(name), name)):
+    for name in sorted(storage.sizes(), key=lambda name: (len(name), name)):
         if name.startswith("part-"):
             with storage.read(name) as file:
                 yield from decode(file.read(), name.rpartition(".")[2])

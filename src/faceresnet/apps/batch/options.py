@@ -8,9 +8,10 @@ from typing import Any
 
 from faceresnet import images
 from faceresnet.detector import check_max_side, check_threshold
-from faceresnet.engine import ENGINES
+from faceresnet.download import file_sha256
+from faceresnet.engine import ENGINES, read_spec
 from faceresnet.errors import ModelError, reason
-from faceresnet.weights import DEFAULT_MODEL
+from faceresnet.weights import DEFAULT_MODEL, locate
 
 #: Layouts of the parts.
 FORMATS = ("parquet", "jsonl")
@@ -104,10 +105,6 @@ def model_identity(model: str | os.PathLike[str]) -> tuple[str, str]:
     Raises:
         ModelError: there is no such model, or its file is broken.
     """
-    from faceresnet.download import file_sha256
-    from faceresnet.engine import read_spec
-    from faceresnet.weights import locate
-
     path = locate(model)
     try:
         sha256 = file_sha256(path)

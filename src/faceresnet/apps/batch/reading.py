@@ -8,13 +8,12 @@ import stat
 import threading
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Generator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from faceresnet import __version__
+from faceresnet import download
 from faceresnet.apps.batch.listing import (
     Cell,
     Entry,
@@ -174,14 +173,7 @@ def _remote(address: str) -> bytes:
 
 def _download(address: str) -> bytes:
     if address.lower().startswith(("http://", "https://")):
-        request = urllib.request.Request(
-            address, headers={"User-Agent": f"faceresnet/{__version__}"}
-        )
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-            content: bytes = response.read(REMOTE_BYTES + 1)
-            if response.length and len(content) <= REMOTE_BYTES:
-                raise http.client.IncompleteRead(content, response.length)
-            return content
+        return download.read(address, REMOTE_BYTES, TIMEOUT_S)
     store, path = open_store(address)
     return bytes(store.cat_file(path, start=0, end=REMOTE_BYTES + 1))
 

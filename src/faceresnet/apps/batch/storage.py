@@ -19,11 +19,8 @@ LOCK = ".lock"
 class Storage(Protocol):
     """A folder whose files appear whole."""
 
-    def names(self) -> set[str]:
-        """Names of the files in it; none where it does not exist."""
-
     def sizes(self) -> dict[str, int]:
-        """Sizes of the files in it, bytes, by their names."""
+        """Sizes of the files in it, bytes, by their names; none where it does not exist."""
 
     def read(self, name: str) -> BinaryIO:
         """Open a file."""
@@ -59,9 +56,6 @@ class _Local:
         if folder.exists() and not folder.is_dir():
             raise DataError(f"{folder} is a file: the results need a folder")
         self._folder = folder
-
-    def names(self) -> set[str]:
-        return {path.name for path in self._folder.iterdir()} if self._folder.is_dir() else set()
 
     def sizes(self) -> dict[str, int]:
         if not self._folder.is_dir():
@@ -113,9 +107,6 @@ class _Remote:
     def __init__(self, store: Any, path: str) -> None:
         self._store = store
         self._path = path
-
-    def names(self) -> set[str]:
-        return set(self.sizes())
 
     def sizes(self) -> dict[str, int]:
         try:

@@ -24,10 +24,9 @@ from faceresnet.apps.batch.messages import Failed, Ready, Task, receive, send
 from faceresnet.apps.batch.options import BatchOptions, Plan
 from faceresnet.apps.batch.reading import Reader
 from faceresnet.apps.batch.rows import Looked, failed
+from faceresnet.detections import Detections
+from faceresnet.detector import FaceDetector
 from faceresnet.errors import ImageError
-
-if TYPE_CHECKING:
-    from faceresnet import Detections, FaceDetector
 
 #: Photos read ahead, and the threads that do; on a graphics card they decode as well.
 AHEAD = 8
@@ -112,9 +111,6 @@ def to_looked(faces: Detections) -> Looked:
 def open_detector(options: BatchOptions) -> FaceDetector:
     """The detector of a worker: one thread, and the same result for a photo at every time."""
     import cv2
-    import numpy as np
-
-    from faceresnet.detector import FaceDetector
 
     if options.on_cpu:
         cv2.setNumThreads(1)
@@ -132,7 +128,7 @@ def open_detector(options: BatchOptions) -> FaceDetector:
         repeatable=True,
     )
     side = detector.spec.size_multiple  # the first look loads what the engine needs
-    detector(np.full((side, side, 3), images.PADDING, np.uint8))
+    detector(images.grey((side, side)))
     return detector
 
 

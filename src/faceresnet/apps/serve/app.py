@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 
 from faceresnet import __version__, images
 from faceresnet.apps.serve import pages, schema
-from faceresnet.apps.serve.batching import Batcher, Detector, Found, Job, Listener, queue_full
+from faceresnet.apps.serve.batching import Batcher, Detector, Found, Job, queue_full
 from faceresnet.apps.serve.fetch import Fetcher
 from faceresnet.apps.serve.metrics import Counted, Metrics
 from faceresnet.apps.serve.refusals import Refusal
@@ -33,7 +33,7 @@ logger = logging.getLogger("faceresnet.serve")
 #: The photo that a model is warmed with, height and width px: its shape gets a network of its own.
 WARM_SIZE = (480, 640)
 
-Load = Callable[[], Sequence[Detector]]
+Load = Callable[[], Detector]
 
 _key_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="One of the API keys.")
 _bearer = HTTPBearer(auto_error=False, description="The same keys, as a bearer token.")
@@ -73,14 +73,13 @@ class Service:
 
     def _load_model(self) -> None:
         try:
-            detectors = self._load()
-            for detector in detectors:
-                detector.batch([_grey(WARM_SIZE)])
+            detector = self._load()
+            detector.batch([images.grey(WARM_SIZE)])
         except Exception as error:
             self.failure = " ".join(str(error).split()) or type(error).__name__
             logger.error("the model cannot be loaded: %s", self.failure)
             return
-        spec, settings = detectors[0].spec, self.settings
+        spec, settings = detector.spec, self.settings
         self.threshold = spec.threshold if settings.threshold is None else settings.threshold
         self.model = {
             "name": spec.name,
@@ -91,11 +90,12 @@ class Service:
             "measured": dict(spec.measured),
         }
         self.batcher = Batcher(
-            detectors,
+            detector,
             batch_size=settings.batch_size,
             queue_size=settings.queue_size,
             max_pixels=settings.max_pixels,
-            listener=Listener(self.metrics.read_s.observe, self._detected),
+            on_read=self.metrics.read_s.observe,
+            on_detected=self._detected,
         )
         self.metrics.ready.set(1)
 
@@ -214,12 +214,6 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _grey(size: tuple[int, int]) -> Any:
-    import numpy as np
-
-    return np.full((*size, 3), images.PADDING, dtype=np.uint8)
-
-
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 2)
 
@@ -239,7 +233,7 @@ def create_app(settings: Settings, load: Load) -> FastAPI:
 
     Args:
         settings: what can be set.
-        load: opens the detectors; called once, in a thread, when the application starts.
+        load: opens the detector; called once, in a thread, when the application starts.
     """
     service = Service(settings, load)
 

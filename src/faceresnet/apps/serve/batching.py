@@ -1,9 +1,9 @@
 """Photos of many requests go through the network together.
 
-    submit → waiting ──readers──→ ready ──detectors──→ futures
+    submit → waiting ──reader──→ ready ──detector──→ futures
              (bytes)   decode     (images)  batches
 
-Nothing waits for a batch to fill: a detector that is free takes the oldest image and what is ready
+Nothing waits for a batch to fill: the detector, once free, takes the oldest image and what is ready
 beside it of the same size. So one request alone is answered at once, and under load, while a batch
 is in work, the next one gathers.
 """
@@ -82,65 +82,45 @@ class Job:
     read_s: float = 0.0
 
 
-@dataclass(frozen=True)
-class Listener:
-    """Told what happens, from the batcher's threads.
-
-    Attributes:
-        read: a photo was decoded, in so many seconds.
-        detected: a batch of so many images was looked at, in so many seconds.
-    """
-
-    read: Callable[[float], None] = lambda seconds: None
-    detected: Callable[[int, float], None] = lambda count, seconds: None
-
-
 class Batcher:
-    """Threads that decode photos and detect faces in batches of one size.
+    """A thread that decodes photos, and one that detects faces in batches of one size.
 
     Args:
-        detectors: each is used by one thread.
+        detector: finds the faces.
         batch_size: images in a batch at most.
-        readers: threads that decode.
         queue_size: photos held at most, from `submit` to their result.
         max_pixels: largest photo; decoded photos wait only up to twice this size together.
-        listener: told what happens.
+        on_read: called, from the batcher's threads, with the seconds that a photo took to decode.
+        on_detected: the same, with a batch's number of images and the seconds that it took.
     """
 
     def __init__(
         self,
-        detectors: Sequence[Detector],
+        detector: Detector,
         *,
         batch_size: int = 8,
-        readers: int = 1,
         queue_size: int = 128,
         max_pixels: int = images.MAX_PIXELS,
-        listener: Listener | None = None,
+        on_read: Callable[[float], None] = lambda seconds: None,
+        on_detected: Callable[[int, float], None] = lambda count, seconds: None,
     ) -> None:
+        self._detector = detector
+        self._multiple = detector.spec.size_multiple
         self._batch_size = batch_size
         self._queue_size = queue_size
         self._max_pixels = max_pixels
-        self._listener = listener or Listener()
-        self._multiple = detectors[0].spec.size_multiple
-        self._ahead = 2 * batch_size * len(detectors)
-        self._turn = threading.Lock()  # of the reader that chooses what to read next
+        self._on_read, self._on_detected = on_read, on_detected
         self._lock = threading.Lock()
         self._to_read = threading.Condition(self._lock)
         self._to_detect = threading.Condition(self._lock)
         self._waiting: deque[Job] = deque()
         self._ready: deque[Job] = deque()
         self._held = 0
-        self._reading = 0
         self._pixels = 0  # decoded or being decoded
         self._closed = False
         self._threads = [
-            threading.Thread(target=self._read_all, name=f"reader-{number}", daemon=True)
-            for number in range(readers)
-        ] + [
-            threading.Thread(
-                target=self._detect_all, args=(detector,), name=f"detector-{number}", daemon=True
-            )
-            for number, detector in enumerate(detectors)
+            threading.Thread(target=self._read_all, name="reader", daemon=True),
+            threading.Thread(target=self._detect_all, name="detector", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -195,8 +175,6 @@ class Batcher:
         for thread in self._threads:
             thread.join(JOIN_S)
 
-    # Readers
-
     def _read_all(self) -> None:
         while (job := self._next_to_read()) is not None:
             try:
@@ -207,27 +185,22 @@ class Batcher:
                 self._drop(job, error)
 
     def _next_to_read(self) -> Job | None:
-        """The oldest photo waiting, when there is room for its pixels; None when closed.
-
-        One reader at a time, so that a large photo is not overtaken by small ones for ever.
-        """
-        with self._turn:
-            while True:
-                with self._lock:
-                    while not self._closed and (
-                        not self._waiting or len(self._ready) + self._reading >= self._ahead
-                    ):
-                        self._to_read.wait()
-                    if self._closed:
-                        return None
-                    job = self._waiting.popleft()
-                    self._reading += 1
-                try:
-                    self._reserve(job)
-                except Exception as error:
-                    self._drop(job, error)
-                else:
-                    return job
+        """The oldest photo waiting, when there is room for its pixels; None when closed."""
+        while True:
+            with self._lock:
+                while not self._closed and (
+                    not self._waiting or len(self._ready) >= 2 * self._batch_size
+                ):
+                    self._to_read.wait()
+                if self._closed:
+                    return None
+                job = self._waiting.popleft()
+            try:
+                self._reserve(job)
+            except Exception as error:
+                self._drop(job, error)
+            else:
+                return job
 
     def _reserve(self, job: Job) -> None:
         if job.future.cancelled():
@@ -248,9 +221,8 @@ class Batcher:
         job.size = (image.shape[0], image.shape[1])
         job.image = image if job.max_side is None else images.shrink(image, job.max_side)
         job.read_s = time.perf_counter() - start
-        self._listener.read(job.read_s)
+        self._on_read(job.read_s)
         with self._lock:
-            self._reading -= 1
             if not self._closed:
                 self._ready.append(job)
                 self._to_detect.notify()
@@ -261,18 +233,15 @@ class Batcher:
     def _drop(self, job: Job, error: Exception) -> None:
         """Let go of a photo that was not read."""
         with self._lock:
-            self._reading -= 1
             self._held -= 1
             self._pixels -= job.pixels
             self._to_read.notify_all()
         _fail(job, error)
 
-    # Detectors
-
-    def _detect_all(self, detector: Detector) -> None:
+    def _detect_all(self) -> None:
         while batch := self._next_batch():
             wanted = [job for job in batch if not job.future.cancelled()]
-            outcomes = self._detect(detector, wanted)
+            outcomes = self._detect(wanted)
             for job in batch:
                 job.image = None
             # Before anyone hears of the results: who does finds the room that they leave.
@@ -301,8 +270,6 @@ class Batcher:
             batch = alike[: 1 << (len(alike).bit_length() - 1)]
             for job in batch:
                 self._ready.remove(job)
-            if self._ready:
-                self._to_detect.notify()
             self._to_read.notify_all()
             return batch
 
@@ -311,22 +278,22 @@ class Batcher:
         shape = job.image.shape
         return images.padded_size((shape[0], shape[1]), self._multiple), job.threshold
 
-    def _detect(self, detector: Detector, jobs: Sequence[Job]) -> list[Found | Exception]:
+    def _detect(self, jobs: Sequence[Job]) -> list[Found | Exception]:
         """Look at images of one size together; if that fails, at each alone."""
         if not jobs:
             return []
         start = time.perf_counter()
         try:
-            found = detector.batch(
+            found = self._detector.batch(
                 [job.image for job in jobs if job.image is not None], jobs[0].threshold
             )
             whole = [faces.scaled_to(job.size) for faces, job in zip(found, jobs, strict=True)]
         except Exception as error:
             if len(jobs) == 1:
                 return [error]
-            return [outcome for job in jobs for outcome in self._detect(detector, [job])]
+            return [outcome for job in jobs for outcome in self._detect([job])]
         detect_s = time.perf_counter() - start
-        self._listener.detected(len(jobs), detect_s)
+        self._on_detected(len(jobs), detect_s)
         return [
             Found(faces, start - job.submitted - job.read_s, job.read_s, detect_s, len(jobs))
             for faces, job in zip(whole, jobs, strict=True)

@@ -80,7 +80,10 @@ def measure(content: bytes, max_pixels: int) -> int:
             "unreadable_image", f"the {kind} file is broken: {_one_line(error)}"
         ) from error
     if pixels > max_pixels:
-        raise _too_large(f"{pixels:,}", max_pixels)
+        raise Refusal(
+            "image_too_large",
+            f"the photo has {pixels:,} pixels, at most {max_pixels:,} are read here: reduce it",
+        )
     return pixels
 
 
@@ -114,13 +117,6 @@ def _count_scans(content: bytes) -> int:
             break
         place = following
     return scans + content.count(_SCAN, place)
-
-
-def _too_large(pixels: str, max_pixels: int) -> Refusal:
-    return Refusal(
-        "image_too_large",
-        f"the photo has {pixels} pixels, at most {max_pixels:,} are read here: reduce it",
-    )
 
 
 def _one_line(error: Exception) -> str:

@@ -23,7 +23,6 @@ from starlette.types import ASGIApp
 from uvicorn.supervisors.multiprocess import Multiprocess
 
 from faceresnet.apps.serve.app import create_app
-from faceresnet.apps.serve.batching import Detector
 from faceresnet.apps.serve.connections import Connection, Unread, bounded
 from faceresnet.apps.serve.metrics import MULTIPROCESS_VARIABLE, forget_worker
 from faceresnet.apps.serve.settings import Settings, threads_each
@@ -69,13 +68,13 @@ class Listening:
             )
 
 
-def open_detectors(settings: Settings) -> list[Detector]:
+def open_detector(settings: Settings) -> FaceDetector:
     """Open what the settings ask for.
 
     Raises:
         ValueError, ModelError, EngineError, MissingExtraError: as `FaceDetector`.
     """
-    detector = FaceDetector(
+    return FaceDetector(
         settings.model,
         threshold=settings.threshold,
         max_side=settings.max_side,
@@ -85,14 +84,13 @@ def open_detectors(settings: Settings) -> list[Detector]:
         threads=settings.threads,
         batch_size=settings.batch_size,
     )
-    return [detector]
 
 
 def worker_app(settings: Settings) -> ASGIApp:
     """The application of one of several workers, in its own process."""
     sys.setswitchinterval(SWITCH_S)
     threading.Thread(target=_leave_with_parent, name="parent", daemon=True).start()
-    return Unread(create_app(settings, partial(open_detectors, settings)), settings.max_bytes)
+    return Unread(create_app(settings, partial(open_detector, settings)), settings.max_bytes)
 
 
 def _leave_with_parent() -> None:
@@ -120,13 +118,13 @@ def serve(settings: Settings, listening: Listening, started: Callable[[str], Non
     settings = replace(settings, threads=threads)
     # What cannot be loaded is refused here, in one line, and not by every worker.
     _check_certificate(listening)
-    detectors = open_detectors(settings)
+    detector = open_detector(settings)
     with _listen(listening) as listener:
         scheme = "https" if listening.certificate else "http"
         started(f"{scheme}://{_shown(listening.host)}:{listener.getsockname()[1]}")
         if listening.workers == 1:
             sys.setswitchinterval(SWITCH_S)
-            app = Unread(create_app(settings, lambda: detectors), settings.max_bytes)
+            app = Unread(create_app(settings, lambda: detector), settings.max_bytes)
             server = uvicorn.Server(_config(app, settings, listening))
             # Afterwards uvicorn hands the signal on to whoever had it before: to itself, so that
             # a service that was asked to end has ended well.
@@ -134,7 +132,7 @@ def serve(settings: Settings, listening: Listening, started: Callable[[str], Non
                 signal.signal(number, server.handle_exit)
             server.run([listener])
         else:
-            detectors.clear()
+            del detector
             _serve_by_workers(settings, listening, listener)
 
 

@@ -37,7 +37,7 @@ class Metrics:
         try:
             from prometheus_client import CollectorRegistry, Counter, Histogram
         except ImportError as error:
-            raise MissingExtraError("faceresnet watch --metrics", "video") from error
+            raise MissingExtraError("faceresnet watch", "video") from error
         self._feeds, self._counts, self._outboxes = feeds, counts, outboxes
         self.registry = CollectorRegistry()
         self.registry.register(self)
