@@ -287,6 +287,20 @@ def test_each_size_begins_where_the_one_before_ends() -> None:
     assert [row.faces for row in rows] == [1, 2, 2, 2, 2, 2, 2]
 
 
+def test_a_false_box_is_of_the_size_that_begins_with_its_own() -> None:
+    face8, face7, away = (0, 0, 8, 8), (40, 0, 47, 7), (200, 200, 208, 208)
+    predictions = {"x/a.jpg": found((*face8, 0.5), (*face7, 0.5), (*away, 0.9))}
+    rows = evaluate(predictions, [photo("x/a.jpg", [face8, face7])], protocol="x").sizes
+    assert [row.ap for row in rows[:2]] == [1, 0.5]
+
+
+def test_the_threshold_itself_is_reported_by_size_and_by_photo() -> None:
+    predictions = {"x/a.jpg": found((*FACE, 0.5))}
+    report = evaluate(predictions, [photo("x/a.jpg", [FACE])], protocol="x", threshold=0.5)
+    assert [row.recall for row in report.sizes if row.faces] == [1]
+    assert report.photos[0].missed.tolist() == [False]
+
+
 def test_sizes_and_photos_are_of_the_set_with_all_faces() -> None:
     easy, hard = [np.array([True, False])], [np.array([True, True])]
     report = evaluate(
