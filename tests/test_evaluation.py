@@ -136,6 +136,8 @@ def test_agrees_with_the_official_tools(drawn: tuple[Predictions, list[Photo]]) 
     np.testing.assert_allclose(curve.ap, ap, atol=1e-12)
     np.testing.assert_allclose(curve.recall, recall, atol=1e-12)
     np.testing.assert_allclose(curve.precision, precision, atol=1e-12)
+    if all(len(p.faces) for p in photos):
+        assert curve.precision_everywhere.tobytes() == curve.precision.tobytes()
 
 
 @settings(max_examples=50, deadline=None)
@@ -466,6 +468,26 @@ def test_precision_and_recall_by_score_are_those_of_the_detections_from_it_on() 
     assert recall == 0
     rows = report.to_json()["scores"]
     assert {"score": 0.4, "precision": 2 / 3, "recall": 0.5} in rows
+
+
+def test_precision_by_score_counts_false_boxes_where_no_face_is() -> None:
+    photos = [photo("x/a.jpg", [FACE]), photo("x/none.jpg", [])]
+    predictions = {"x/a.jpg": found((*FACE, 0.9)), "x/none.jpg": found((*FACE, 0.9))}
+    report = evaluate(predictions, photos, protocol="x")
+    assert report.whole.at(0.8) == (0.5, 1)
+    assert {row[1:] for row in report.by_score()} == {(0.5, 1)}
+    assert report.ap == 1, "the official figure stays"
+    assert report.whole.precision.tolist() == [1] * 1000
+
+
+def test_the_best_score_is_above_false_boxes_where_no_face_is() -> None:
+    photos = [photo("x/a.jpg", [FACE, (100, 0, 140, 40)]), photo("x/none.jpg", [])]
+    faces = found((*FACE, 0.9), (100, 0, 140, 40, 0.6))
+    away = found(*((*FACE, score) for score in (0.8, 0.75, 0.7, 0.65, 0.1)))
+    report = evaluate({"x/a.jpg": faces, "x/none.jpg": away}, photos, protocol="x")
+    assert report.whole.best_score() == pytest.approx(0.9, abs=2e-3)
+    alone = evaluate({"x/a.jpg": faces}, photos[:1], protocol="x")
+    assert alone.whole.best_score() == pytest.approx(0.6, abs=2e-3)
 
 
 def test_photos_without_a_listed_face_are_told_apart() -> None:
