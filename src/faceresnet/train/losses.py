@@ -94,6 +94,8 @@ def focal_loss(logits: Tensor, targets: Tensor, gamma: float, alpha: float) -> T
     For t in {0, 1} this is the focal loss; for t between, the quality focal loss of Li et al. 2020.
     """
     error = (targets - logits.sigmoid()).abs()
+    if 0 < gamma < 1:  # the slope of |t − p|^γ is infinite at 0, where the sigmoid saturates
+        error = error.clamp(min=torch.finfo(error.dtype).tiny)
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     weight = torch.where(targets > 0, alpha, 1.0)
     return weight * error**gamma * entropy
