@@ -20,7 +20,8 @@ class Loss:
         assigner: ``iou`` (the paper's thresholds) or ``adaptive`` (`targets.assign_adaptively`).
         positive_iou: for ``iou``, at least this IoU makes an anchor positive.
         negative_iou: for ``iou``, less than this makes it background; between, it is left out.
-        best_anchor: for ``iou``, every face keeps its best anchor whatever the overlap.
+        best_anchor: for ``iou``, every face keeps its best anchor whatever the overlap, unless that
+            could serve another and overlaps it more.
         gamma: focusing exponent of the focal loss.
         alpha: weight of the foreground; the background's is 1.
         quality: teach the classifier the IoU of the box predicted, not 1 (Li et al. 2020).
