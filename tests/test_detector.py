@@ -311,7 +311,7 @@ def test_any_anchor_larger_than_a_look_reports_raises_suspicion(blob_model, anch
 
 
 def test_anchors_of_at_least_a_side():
-    levels = (Level(32, (64.0, 100.0, 128.0)),)
+    levels = (Level(32, (80.0, 100.0, 128.0)),)
     found = make_anchors(levels, (64, 64))[_at_least(levels, (64, 64), 100.0)]
     assert np.sqrt(boxes.area(found)).min() == pytest.approx(100)
 
