@@ -172,6 +172,11 @@ def test_small_boxes_are_tightened_and_large_ones_left():
     assert boxes.tighten(whole[:0], 1.0).shape == (0, 4)
 
 
+def test_the_smallest_boxes_lose_no_more_than_the_excess():
+    box = np.array([[0, 0, 6, 6]], np.float32)
+    assert boxes.tighten(box, 0.5).tolist() == [[0, 0.25, 5.5, 5.75]]
+
+
 def test_whole_numbers_overlap_as_others_do():
     rows = np.array([(0, 0, 4, 4), (2, 0, 6, 4)])
     np.testing.assert_allclose(boxes.iou(rows, rows), [[1, 1 / 3], [1 / 3, 1]])

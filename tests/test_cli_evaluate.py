@@ -87,13 +87,18 @@ def test_measures_a_model(data: Path, blob_model: Path, tmp_path: Path) -> None:
 
 def test_says_what_it_found_where_no_face_is(data: Path, blob_model: Path) -> None:
     arguments = ["evaluate", "--data", data, "--model", blob_model, "--threads", 1]
-    assert "without a listed face" not in succeed(*arguments)
+    printed = succeed(*arguments)
+    assert "By score (of all, detections from it on)" in printed
+    assert "without a listed face" not in printed
     labels = data / "wider_face_split" / "wider_face_val_bbx_gt.txt"
     for name, squares in {"z/a.png": [(60.0, 52.0, 16), (176.0, 80.0, 64)], "z/b.png": []}.items():
         images.write(blob_image((160, 256), *squares), data / "WIDER_val" / "images" / name)
         labels.write_text(labels.read_text() + f"{name}\n0\n0 0 0 0 0 0 0 0 0 0\n")
     line = "Photos without a listed face (at score 0.5): 1 of 2 with a box, 2 boxes"
-    assert line in succeed(*arguments)
+    printed = succeed(*arguments)
+    assert line in printed
+    title = "By score (of all, detections from it on, in photos without a listed face too)"
+    assert title in printed
 
 
 @pytest.mark.parametrize("protocol", ["vga", "multiscale"])

@@ -12,8 +12,8 @@ from PIL import Image
 
 from conftest import BLOB_LEVELS, blob_image, blob_spec, crowd_image, make_blob_model
 from faceresnet import FaceDetector, ImageError, ModelError, boxes, pyramid
-from faceresnet.anchors import make_anchors
-from faceresnet.detector import MAX_CANDIDATES, postprocess
+from faceresnet.anchors import Level, make_anchors
+from faceresnet.detector import MAX_CANDIDATES, _at_least, postprocess
 
 SPEC = blob_spec()
 ANCHORS = make_anchors(BLOB_LEVELS, (64, 96))
@@ -82,6 +82,15 @@ def test_postprocess_takes_the_excess_off():
     spec = SPEC.replace(excess=1.0)
     found, _ = postprocess(logits, deltas, ANCHORS, spec, 0.5, SIZE)
     assert found.tolist() == [[x1, y1 + 0.5, x2 - 1, y2 - 0.5]]
+
+
+def test_boxes_are_suppressed_as_they_were_drawn_and_tightened_after():
+    # 12 × 12 px, 5 px apart: IoU 7/17 as drawn, 6/16 where each is a pixel narrower.
+    anchors = np.array([[0, 0, 12, 12], [5, 0, 17, 12]], np.float32)
+    spec = SPEC.replace(excess=1.0, nms_iou=0.4)
+    logits, deltas = np.array([2, 1], np.float32), np.zeros((2, 4), np.float32)
+    found, _ = postprocess(logits, deltas, anchors, spec, 0.5, SIZE)
+    assert found.tolist() == [[0, 0.5, 11, 11.5]]
 
 
 def test_finds_the_blobs(blob_detector):
@@ -289,6 +298,26 @@ def test_a_photo_is_looked_at_again_where_something_large_shows(tmp_path, side, 
     shapes.clear()
     detector(image, threshold=0.0)  # whoever asks for every faint face gets every look
     assert len(shapes) == 2
+
+
+@pytest.mark.parametrize(("anchor", "looks"), [(0, 1), (1, 2), (2, 2)])
+def test_any_anchor_larger_than_a_look_reports_raises_suspicion(blob_model, anchor, looks):
+    # A look reports up to 28 px; the second anchor is larger, if not the largest.
+    spec = SPEC.replace(levels=(Level(32, (20.0, 40.0, 80.0)),), largest_face=20.0)
+    shapes = []
+
+    def sees(image):
+        shapes.append(image.shape)
+        return [(20, 20, 40, 40, 0.7 if i == anchor else 0.01) for i in range(3)]
+
+    scripted(blob_model, sees, spec, crowds=False)(blob_image((64, 64)))
+    assert len(shapes) == looks
+
+
+def test_anchors_of_at_least_a_side():
+    levels = (Level(32, (80.0, 100.0, 128.0)),)
+    found = make_anchors(levels, (64, 64))[_at_least(levels, (64, 64), 100.0)]
+    assert np.sqrt(boxes.area(found)).min() == pytest.approx(100)
 
 
 def test_a_crowd_is_looked_at_again_enlarged(blob_model):

@@ -136,6 +136,8 @@ def test_agrees_with_the_official_tools(drawn: tuple[Predictions, list[Photo]]) 
     np.testing.assert_allclose(curve.ap, ap, atol=1e-12)
     np.testing.assert_allclose(curve.recall, recall, atol=1e-12)
     np.testing.assert_allclose(curve.precision, precision, atol=1e-12)
+    if all(len(p.faces) for p in photos):
+        assert curve.precision_everywhere.tobytes() == curve.precision.tobytes()
 
 
 @settings(max_examples=50, deadline=None)
@@ -285,6 +287,20 @@ def test_each_size_begins_where_the_one_before_ends() -> None:
         *((0, 8), (8, 16), (16, 32), (32, 64), (64, 128), (128, 256), (256, math.inf))
     ]
     assert [row.faces for row in rows] == [1, 2, 2, 2, 2, 2, 2]
+
+
+def test_a_false_box_is_of_the_size_that_begins_with_its_own() -> None:
+    face8, face7, away = (0, 0, 8, 8), (40, 0, 47, 7), (200, 200, 208, 208)
+    predictions = {"x/a.jpg": found((*face8, 0.5), (*face7, 0.5), (*away, 0.9))}
+    rows = evaluate(predictions, [photo("x/a.jpg", [face8, face7])], protocol="x").sizes
+    assert [row.ap for row in rows[:2]] == [1, 0.5]
+
+
+def test_the_threshold_itself_is_reported_by_size_and_by_photo() -> None:
+    predictions = {"x/a.jpg": found((*FACE, 0.5))}
+    report = evaluate(predictions, [photo("x/a.jpg", [FACE])], protocol="x", threshold=0.5)
+    assert [row.recall for row in report.sizes if row.faces] == [1]
+    assert report.photos[0].missed.tolist() == [False]
 
 
 def test_sizes_and_photos_are_of_the_set_with_all_faces() -> None:
@@ -452,6 +468,26 @@ def test_precision_and_recall_by_score_are_those_of_the_detections_from_it_on() 
     assert recall == 0
     rows = report.to_json()["scores"]
     assert {"score": 0.4, "precision": 2 / 3, "recall": 0.5} in rows
+
+
+def test_precision_by_score_counts_false_boxes_where_no_face_is() -> None:
+    photos = [photo("x/a.jpg", [FACE]), photo("x/none.jpg", [])]
+    predictions = {"x/a.jpg": found((*FACE, 0.9)), "x/none.jpg": found((*FACE, 0.9))}
+    report = evaluate(predictions, photos, protocol="x")
+    assert report.whole.at(0.8) == (0.5, 1)
+    assert {row[1:] for row in report.by_score()} == {(0.5, 1)}
+    assert report.ap == 1, "the official figure stays"
+    assert report.whole.precision.tolist() == [1] * 1000
+
+
+def test_the_best_score_is_above_false_boxes_where_no_face_is() -> None:
+    photos = [photo("x/a.jpg", [FACE, (100, 0, 140, 40)]), photo("x/none.jpg", [])]
+    faces = found((*FACE, 0.9), (100, 0, 140, 40, 0.6))
+    away = found(*((*FACE, score) for score in (0.8, 0.75, 0.7, 0.65, 0.1)))
+    report = evaluate({"x/a.jpg": faces, "x/none.jpg": away}, photos, protocol="x")
+    assert report.whole.best_score() == pytest.approx(0.9, abs=2e-3)
+    alone = evaluate({"x/a.jpg": faces}, photos[:1], protocol="x")
+    assert alone.whole.best_score() == pytest.approx(0.6, abs=2e-3)
 
 
 def test_photos_without_a_listed_face_are_told_apart() -> None:

@@ -21,7 +21,7 @@ def test_a_larger_photo_is_looked_at_again_reduced():
     fine, coarse = pyramid.plan((1200, 1600), LARGEST)
     assert fine.window == (0, 0, 1200, 1600)
     assert coarse.window[2] * coarse.window[3] == pytest.approx((0.75 * LARGEST) ** 2, rel=0.01)
-    assert coarse.sizes[0] > 0
+    assert coarse.sizes[0] == pytest.approx(LARGEST / 12), "six times smaller, and half of that"
     assert fine.sizes[1] < float("inf")
 
 
@@ -87,6 +87,12 @@ def test_a_box_is_cut_within_two_px_or_a_twenty_fifth_of_itself_from_the_border(
     assert len(view.place(box, np.ones(1, np.float32), (1000, 2000))[0]) == kept
 
 
+def test_a_wide_box_is_cut_by_the_lower_border_within_a_part_of_its_height():
+    view = pyramid.View(0, (2000, 1000), (0, 0, 1000, 1000), (0.0, float("inf")))
+    wide = np.array([[100, 967, 500, 997]], np.float32)
+    assert len(view.place(wide, np.ones(1, np.float32), (2000, 1000))[0]) == 1
+
+
 def test_place_scales_and_shifts():
     view = pyramid.View(1, (100, 200), (20, 40, 100, 200), (5.0, 50.0))
     boxes = np.array([[10, 10, 30, 30], [10, 10, 12, 12], [10, 10, 90, 75]], np.float32)
@@ -123,6 +129,12 @@ def test_tiles_that_may_cut_a_large_face_wait_for_no_suspicion(tile, waits):
     assert {view.on_suspicion for view in views if view.level} == {waits}
 
 
+@pytest.mark.parametrize(("side", "waits"), [(680, True), (700, False)])
+def test_only_a_frame_hardly_larger_than_the_largest_anchor_waits_for_suspicion(side, waits):
+    views = pyramid.plan((side, side), 200.0, largest_anchor=600.0)
+    assert {view.on_suspicion for view in views if view.level} == {waits}
+
+
 def test_without_the_pyramid_there_is_one_scale():
     views = pyramid.plan((3000, 4000), LARGEST, pyramid=False)
     assert {view.level for view in views} == {0}
@@ -138,6 +150,21 @@ def test_tile_choices():
     assert count((1500, 2000), True) > 1
     assert count((9000, 9000), False) == 1
     assert count((600, 600), 320) > 1
+
+
+@pytest.mark.parametrize(("side", "overlap"), [(640, 80), (320, 64), (128, 32)])
+def test_tiles_overlap_by_an_eighth_or_by_64_px_but_no_more_than_a_quarter(side, overlap):
+    def count(width):
+        views = pyramid.plan((side, width), LARGEST, tile=side)
+        return sum(view.level == 0 for view in views)
+
+    widest = 4 * (side - overlap) + overlap  # of four tiles
+    assert [count(widest), count(widest + 1)] == [4, 5]
+
+
+def test_a_face_that_tiles_may_cut_is_the_next_scales_to_find():
+    fine, *_ = pyramid.plan((3000, 4000), LARGEST)
+    assert fine.sizes[1] == pytest.approx(2 * (pyramid.TILE / 8) * pyramid.REACH)
 
 
 def test_fragments_of_a_large_face():
@@ -183,6 +210,14 @@ def test_from_192_px_on_a_face_shows_fragments(side, dropped):
     assert pyramid.fragments(boxes, scores, np.zeros(2)).tolist() == [False, dropped]
 
 
+@pytest.mark.parametrize(("inside", "dropped"), [(0.7, False), (0.85, True)])
+def test_a_fragment_lies_within_the_face_by_four_fifths(inside, dropped):
+    left = 400 - 200 * inside
+    boxes = np.array([(0, 0, 400, 400), (left, 250, left + 200, 390)], np.float32)
+    scores = np.array([0.9, 0.89], np.float32)
+    assert pyramid.fragments(boxes, scores, np.zeros(2)).tolist() == [False, dropped]
+
+
 @pytest.mark.parametrize(("score", "dropped"), [(0.45, False), (0.55, True)])
 def test_only_a_sure_face_has_ears(score, dropped):
     boxes = np.array([(0, 0, 400, 480), (380, 200, 480, 330)], dtype=np.float32)
@@ -220,7 +255,8 @@ def small_faces(count, side, score=0.5):
     [
         (small_faces(8, 20), True),
         (small_faces(7, 20), False),
-        (small_faces(30, 25), False),
+        (small_faces(8, 23.9), True),
+        (small_faces(30, 24.1), False),
         (small_faces(30, 20, score=0.25), False),
         (small_faces(0, 20), False),
     ],

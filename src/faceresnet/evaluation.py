@@ -6,7 +6,8 @@ It is the PASCAL VOC measure with particulars, all kept here because published f
   overlap of tiny faces, and is used nowhere else in this package;
 - scores are stretched to 0..1 over the whole set, and precision and recall are read at 1,000
   evenly spaced thresholds, not at every score;
-- in a photo without a single listed face nothing is counted wrong.
+- in a photo without a single listed face nothing is counted wrong. Here that holds for AP alone:
+  precision by score, which thresholds are chosen by, counts what is found there.
 
 As in VOC, a detection counts for the face it overlaps most, found before or not; from an IoU of
 0.5 on, the first is right and every further one wrong. Where that face is to be ignored, the
@@ -14,9 +15,9 @@ detection is neither.
 
 "AP at IoU 0.5 over all faces" in this project's documents is this protocol with every face that is
 not marked ``invalid``. The report has the plain measure without the three particulars beside it:
-YuNet on 300 photos of large faces (median side 55 px) has 0.895 by the protocol and 0.892 plain, on
-191 crowds of tiny faces (median 12 px) 0.509 and 0.479. All of that is the ``+1``; the thresholds
-change 0.0003.
+YuNet on 300 photos of large faces (median side, √area, 64 px) has 0.895 by the protocol and 0.892
+plain, on 191 crowds of tiny faces (median 10 px) 0.509 and 0.479. All of that is the ``+1``; the
+thresholds change 0.0003.
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ class Curve:
         plain_ap: without its particulars: no ``+1``, every score, every photo.
         recall: (1000,) at each threshold, from the highest to the lowest.
         precision: (1000,) likewise; 0 where nothing was detected.
+        precision_everywhere: (1000,) likewise, but boxes in photos without a listed face are wrong:
+            to choose a threshold by. The same where there are no such photos.
         scores: (1000,) the thresholds, as the detector's own scores.
     """
 
@@ -79,17 +82,25 @@ class Curve:
     plain_ap: float
     recall: Float64[np.ndarray, "1000"]
     precision: Float64[np.ndarray, "1000"]
+    precision_everywhere: Float64[np.ndarray, "1000"]
     scores: Float64[np.ndarray, "1000"]
 
     def at(self, score: float) -> tuple[float, float]:
         """Precision and recall of the detections from a score on; NaN and 0 where there are none.
 
-        Exact to a thousandth of the span of the scores.
+        A detection in a photo without a listed face is wrong. Exact to a thousandth of the span of
+        the scores.
         """
         count = int((self.scores >= score).sum())
         if not count:
             return np.nan, 0.0
-        return float(self.precision[count - 1]), float(self.recall[count - 1])
+        return float(self.precision_everywhere[count - 1]), float(self.recall[count - 1])
+
+    def best_score(self) -> float:
+        """Score from which on precision, in all photos, and recall have the highest F1."""
+        precision, recall = self.precision_everywhere, self.recall
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
+        return float(self.scores[int(f1.argmax())])
 
 
 @dataclass(frozen=True)
@@ -175,13 +186,17 @@ class Report:
     def faceless(self) -> tuple[int, int, int]:
         """Photos without a listed face, those of them with a detection, and these detections.
 
-        No curve counts them; of a set that shows what a camera sees they are most of the photos.
+        No AP by the protocol counts them; of a set that shows what a camera sees they are most of
+        the photos. `by_score` does.
         """
         counts = [len(photo.scores) for photo in self.photos if not len(photo.faces)]
         return len(counts), sum(count > 0 for count in counts), sum(counts)
 
     def by_score(self) -> list[tuple[float, float, float]]:
-        """Score, precision and recall from it on, over the set with all faces, at `SCORES`."""
+        """Score, precision and recall from it on, over the set with all faces, at `SCORES`.
+
+        Unlike the protocol's, this precision counts boxes in photos without a listed face, too.
+        """
         scores = sorted({*SCORES, self.threshold})
         return [(score, *self.whole.at(score)) for score in scores]
 
@@ -304,8 +319,10 @@ def _curve(
     within = np.ones(found.photo_count, dtype=bool) if photos is None else photos
     rows = within[found.photo]
     keep = keep & within[found.face_photo]
-    counted = found.counted(keep) & found.in_photo_with_face()
-    recall, precision, scores = _official_curve(found, keep, counted, rows)
+    counted = found.counted(keep)
+    official = counted & found.in_photo_with_face()
+    recall, precision, scores = _official_curve(found, keep, official, rows)
+    _, precision_everywhere, _ = _official_curve(found, keep, counted, rows)
     faces = int(keep.sum())
     return Curve(
         name=name,
@@ -315,6 +332,7 @@ def _curve(
         plain_ap=_plain_ap(plain, keep, within[plain.photo]) if faces else np.nan,
         recall=recall,
         precision=precision,
+        precision_everywhere=precision_everywhere,
         scores=scores,
     )
 

@@ -87,6 +87,14 @@ def test_softmax_of_huge_numbers_is_finite():
     assert np.isfinite(backward(np.ones((2, 3)))).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_softmax_of_numbers_farther_apart_than_any_number_is_exact(dtype):
+    largest = np.finfo(dtype).max
+    y, backward = softmax(np.array([[largest, -largest]]))
+    assert y.tolist() == [[1, 0]]
+    assert backward(np.ones_like(y)).tolist() == [[0, 0]]
+
+
 def test_flatten():
     x = np.random.default_rng(0).standard_normal((2, 3, 4, 5))
     y, backward = flatten(x)

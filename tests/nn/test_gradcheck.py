@@ -69,6 +69,19 @@ def test_a_nan_is_not_taken_for_a_right_derivative(elements):
     assert np.isnan(errors[0].error)
 
 
+def test_a_nan_along_a_later_direction_is_not_taken_for_a_right_derivative():
+    calls = 0
+
+    def operation(x):
+        nonlocal calls
+        calls += 1
+        # Once for the value and four times for each direction: the third is NaN.
+        return x + (np.nan if calls > 10 else 0), lambda dy: dy
+
+    (error,) = gradcheck(operation, {"x": np.ones(3)}, elements=0)
+    assert np.isnan(error.error)
+
+
 def test_a_backward_pass_of_the_wrong_form_is_refused():
     with pytest.raises(ValueError, match="one derivative for each of x, w, got 1"):
         gradcheck(lambda x, w: (x, lambda dy: dy), {"x": np.ones(2), "w": np.ones(2)})

@@ -97,6 +97,13 @@ def test_a_class_without_probability_counts_nothing():
     assert backward().tolist() == [[0, -np.inf]]
 
 
+@pytest.mark.parametrize(("smallest", "dtype"), [(1e-320, np.float64), (1e-40, np.float32)])
+def test_a_probability_whose_inverse_is_no_number_has_an_infinite_derivative(smallest, dtype):
+    loss, backward = cross_entropy(np.array([[1, smallest]], dtype), np.array([[0, 1]], dtype))
+    assert np.isfinite(loss)
+    assert backward().tolist() == [[0, -np.inf]]
+
+
 @pytest.mark.parametrize("loss", [mean_squared_error, cross_entropy, softmax_cross_entropy])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_losses_keep_precision_and_take_an_empty_batch(loss, dtype):

@@ -409,6 +409,34 @@ def test_shapes_are_stretched_within_their_limit():
     assert np.std(ratios) > 0.1
 
 
+def test_in_grids_photos_may_overfill_their_cell():
+    photo, cell = np.array([400, 300]), np.array([100, 100])
+    rng = np.random.default_rng(0)
+    scales = [draw_scale(photo, cell, None, PLAIN, 2, rng)[0] for _ in range(400)]
+    assert min(scales) == pytest.approx(1 / 4, rel=0.03), "the whole photo lies in the cell"
+    assert max(scales) == pytest.approx(1.5 / 3, rel=0.03), "half as large again as covers it"
+
+
+def test_a_photo_without_faces_may_keep_its_own_pixels():
+    photo, cell = np.array([1000, 1000]), np.array([100, 100])
+    rng = np.random.default_rng(0)
+    scales = [draw_scale(photo, cell, None, PLAIN, 1, rng)[0] for _ in range(400)]
+    assert min(scales) == pytest.approx(0.1, rel=0.05)
+    assert max(scales) == pytest.approx(1.0, rel=0.05)
+
+
+def test_the_anchored_face_lies_anywhere_in_the_image(tmp_path):
+    photos = one_photo(tmp_path, np.zeros((400, 400, 3), np.uint8), [(195, 195, 205, 205)])
+    augmentation = replace(PLAIN, face_px=(10.0, 10.0), max_scale=1.0)
+    centres = []
+    for seed in range(60):
+        _, boxes, _ = make_image(photos, augmentation, 96, np.random.default_rng(seed))
+        centres.append((boxes[0, :2] + boxes[0, 2:]) / 2 / 96)
+    low, high = np.quantile(centres, [0.1, 0.9], axis=0)
+    assert (low < 0.25).all()
+    assert (high > 0.75).all()
+
+
 # --- events ---
 
 
@@ -487,6 +515,19 @@ def test_faces_turned_out_of_the_image_are_ignored_or_gone(painted):
     assert turned > 35
 
 
+def test_a_face_that_turning_cuts_is_ignored(tmp_path):
+    # It fills a corner of the image: turned by 30° half of it lies outside.
+    photos = one_photo(tmp_path, np.zeros((96, 96, 3), np.uint8), [(0, 0, 30, 30)])
+    augmentation = replace(PLAIN, native=1.0, turn=1.0, min_visible=0.9)
+    ignored = 0
+    for seed in range(20):
+        _, boxes, ignore = make_image(photos, augmentation, 96, np.random.default_rng(seed))
+        area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        assert (area[~ignore] > 0.85 * 30**2).all()
+        ignored += ignore.sum()
+    assert ignored > 5
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_part_of_a_face_is_covered(seed):
     rng = np.random.default_rng(seed)
@@ -515,6 +556,18 @@ def test_what_covers_a_face_is_no_part_of_another(crowded):
         cover(image, everywhere if crowded else face[:0], face, replace(PLAIN, cover=1.0), rng)
         changed = image[(image != before).any(-1)]
         assert (len(changed.unique(dim=0)) == 1) == crowded, "one colour, or a piece of the image"
+
+
+def test_ignored_faces_are_not_covered(tmp_path):
+    photo = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    photos = one_photo(tmp_path, photo, [(20, 20, 60, 60)], np.array([True]))
+    augmentation = replace(PLAIN, native=1.0)
+    for seed in range(5):
+        plain, covered = (
+            make_image(photos, replace(augmentation, cover=c), 96, np.random.default_rng(seed))[0]
+            for c in (0.0, 1.0)
+        )
+        assert torch.equal(plain, covered)
 
 
 def test_nothing_is_covered_unasked():
@@ -593,6 +646,15 @@ def test_colours_are_an_affine_map():
     assert matrix.std(0).mean() > 0.05
 
 
+def test_colours_grow_stronger_as_often_as_weaker():
+    matrix, _ = colour_transforms(2000, replace(PLAIN, colour=0.3), np.random.default_rng(0))
+    # A column sums to contrast · cast; what green gives to red of that is (1 − saturation) · luma.
+    saturation = 1 - matrix[:, 1, 0] / matrix.sum(1)[:, 0] / augment.LUMA[1]
+    assert 0.45 < (saturation > 1).float().mean() < 0.55
+    assert saturation.max() == pytest.approx(1.45, abs=0.02)
+    assert saturation.min() == pytest.approx(0.55, abs=0.02)
+
+
 def test_light_changes_each_colour_by_a_rising_curve():
     ramp = torch.arange(256, dtype=torch.uint8)[None, :, None].repeat(4, 1, 3)
     coloured = darker = brighter = 0
@@ -650,6 +712,13 @@ def test_detail_is_lost_by_a_little(name):
     assert 0.3 < difference < 30
     assert done.dtype == torch.uint8
     assert not torch.equal(done[0], done[1])
+
+
+def test_noise_neither_darkens_nor_brightens():
+    images = torch.full((4, 64, 64, 3), 128, dtype=torch.uint8)
+    done = disturb(images.clone(), replace(PLAIN, noise=1.0), np.random.default_rng(0)).float()
+    assert done.std() > 1
+    assert (done.mean((1, 2, 3)) - 128).abs().max() < 0.5
 
 
 def test_jpeg_keeps_the_order_of_the_channels():

@@ -436,3 +436,15 @@ def test_events_without_faces_have_no_ap(blob_model, tmp_path, capsys):
     assert measured(blob_model, spec, faces + scenery).measured == {"all": 1.0, "faces": 1.0}
     assert "nan" not in capsys.readouterr().out
     assert measured(blob_model, spec, scenery) == spec
+
+
+def test_the_threshold_is_the_best_for_photos_without_a_face_too(blob_model, tmp_path):
+    large, faint = (60, 50, 40), (180, 50, 9)  # found with .999 and .25
+    faces = np.array([[40, 30, 80, 70], [174, 46, 186, 58]])
+    shown = [(blob_image((96, 240), large, faint), faces)]
+    photos = write_split(tmp_path, "val", shown)
+    three = blob_image((96, 240), faint, (116, 50, 9), (52, 50, 9))
+    scenery = write_split(tmp_path / "b", "val", [(three, np.zeros((0, 4)))], event="scenery")
+    spec = read_spec(blob_model)
+    assert measured(blob_model, spec, photos).threshold == 0.25
+    assert measured(blob_model, spec, photos + scenery).threshold > 0.9

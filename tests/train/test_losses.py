@@ -93,7 +93,7 @@ def test_a_right_answer_weighs_less_by_the_square_of_its_error():
 
 
 @pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("gamma", [2.0, 1.5])
+@pytest.mark.parametrize("gamma", [2.0, 1.5, 1.0, 0.5, 0.1, 0.0])
 def test_the_focal_loss_and_its_gradient_are_finite_far_out(target, gamma):
     logits = torch.tensor([-100.0, -30.0, 0.0, 30.0, 100.0], requires_grad=True)
     loss = focal_loss(logits, torch.full((5,), target), gamma, 3.0)
@@ -117,10 +117,11 @@ def test_alpha_weighs_whatever_is_a_face_however_unsure(target, factor):
     torch.testing.assert_close(weighed, factor * plain)
 
 
-def test_the_focal_loss_has_its_derivative():
+@pytest.mark.parametrize("gamma", [2.0, 1.0, 0.5])
+def test_the_focal_loss_has_its_derivative(gamma):
     logits = torch.linspace(-5, 5, 12, dtype=torch.float64, requires_grad=True)
     targets = torch.tensor([0.0, 1.0, 0.35] * 4, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: focal_loss(x, targets, 2.0, 3.0), logits)
+    assert torch.autograd.gradcheck(lambda x: focal_loss(x, targets, gamma, 3.0), logits)
 
 
 # --- boxes ---

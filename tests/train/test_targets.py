@@ -80,20 +80,17 @@ def by_iou_slowly(faces, images, positive, negative, best_anchor):
         for column, g in enumerate(own):
             table[:, column] = iou(ANCHORS.numpy(), faces.boxes[g : g + 1].numpy())[:, 0]
         for r in range(R):
-            box, ignored = None, False
-            if own:
-                g = int(np.argmax(table[r]))
-                if table[r, g] >= positive:
-                    box = tuple(faces.boxes[own[g]].tolist())
-                elif table[r, g] >= negative:
-                    ignored = True
-            result.append([box, ignored])
-        if best_anchor:
-            for column, g in enumerate(own):
-                result[image * R + int(np.argmax(table[:, column]))] = [
-                    tuple(faces.boxes[g].tolist()),
-                    False,
-                ]
+            could = [
+                column
+                for column in range(len(own))
+                if table[r, column] >= positive
+                or (best_anchor and int(np.argmax(table[:, column])) == r)
+            ]
+            box = None
+            if could:
+                g = own[max(could, key=lambda column: table[r, column])]
+                box = tuple(faces.boxes[g].tolist())
+            result.append((box, box is None and max(table[r], default=0) >= negative))
     return result
 
 
@@ -106,6 +103,9 @@ def test_assignment_by_iou_agrees_with_a_loop(best_anchor, positive, negative):
         x1, y1, x2, y2 = ANCHORS[rng.integers(R)].tolist()
         shift = rng.uniform(-0.04, 0.04, 3) * (x2 - x1)
         rows.append(((x1 + shift[0], y1 + shift[1], x2 + shift[2], y2), image, False))
+        # One in the middle of it, whose best anchor is often the same.
+        x, y, side = (x1 + x2) / 2, (y1 + y2) / 2, 0.4 * (x2 - x1)
+        rows.append(((x - side, y - side, x + side, y + side), image, False))
     faces = make_faces(rows)
     targets = assign_by_iou(ANCHORS, faces, 3, positive, negative, best_anchor)
     expected = by_iou_slowly(faces, 3, positive, negative, best_anchor)
@@ -134,6 +134,18 @@ def test_the_best_anchor_serves_a_face_too_small_for_the_threshold():
     targets = assign_by_iou(ANCHORS, tiny, 1, best_anchor=True)
     assert len(targets.positive) == 1
     assert targets.boxes.tolist() == [[50, 50, 53, 53]]
+
+
+@pytest.mark.parametrize("small", [(2, 2, 7, 7), (2, 5, 7, 10)])
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_best_anchor_of_a_face_serves_another_that_it_overlaps_more(small, place):
+    anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8]])
+    large = (0, 0, 10, 8)  # best served by the second, well enough by the first
+    faces = [large, large]
+    faces[place] = small  # best served by one of them
+    targets = assign_by_iou(anchors, taught(*faces), 1, best_anchor=True)
+    assert targets.positive.tolist() == [0, 1]
+    assert targets.face.tolist() == [1 - place] * 2
 
 
 # --- adaptive assignment ---

@@ -358,9 +358,12 @@ def _print(report: Report) -> None:
     for score, right, found in report.by_score():
         scores.add_row(f"{score:g}", _figure(right, 3), _figure(found, 3))
     name = report.whole.name.replace("[", r"\[")
-    console.print(f"\n[bold]By score[/] (of {name}, detections from it on)", highlight=False)
-    console.print(scores)
     photos, answered, boxes = report.faceless
+    everywhere = ", in photos without a listed face too" if photos else ""
+    console.print(
+        f"\n[bold]By score[/] (of {name}, detections from it on{everywhere})", highlight=False
+    )
+    console.print(scores)
     if photos:
         title = f"[bold]Photos without a listed face[/] (at score {report.threshold:g})"
         figures = f"{answered} of {photos} with a box, {boxes} boxes"

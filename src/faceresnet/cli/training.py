@@ -255,7 +255,7 @@ def export(
     A .safetensors file holds nothing but the weights, for other trainings to start from.
 
     With --data its AP on the validation photos is measured, printed and kept in the file, and the
-    default threshold becomes the one with the best F1 there.
+    default threshold becomes the one with the best F1 there, photos without a face included.
     """
     require("this command", "train", "torch", "lightning", "onnx")
     given = checkpoint if checkpoint in ("best", "last") else Path(checkpoint)
@@ -319,11 +319,12 @@ def calibration_photos(photos: Sequence[Photo]) -> Sequence[Photo]:
 
 
 def measured(file: Path, spec: ModelSpec, validation: Sequence[Photo]) -> ModelSpec:
-    """The specification with the AP measured on the validation photos, if they show any face."""
+    """The specification with the AP measured on the validation photos, if they show any face.
+
+    Its threshold is the best one for all of them, those without a face included.
+    """
     if not validation:
         return spec
-    import numpy as np
-
     from faceresnet.evaluation import evaluate
 
     detector = open_detector(str(file), "original")
@@ -334,11 +335,9 @@ def measured(file: Path, spec: ModelSpec, validation: Sequence[Photo]) -> ModelS
     aps = {event: ap for event, ap in aps.items() if not isnan(ap)}  # an event without faces
     for event, ap in aps.items():
         typer.echo(f"{spec.precision}: AP {ap:.4f} on {event} (val, original size)")
-    (curve,) = report.curves.values()
-    f1 = 2 * curve.precision * curve.recall / np.maximum(curve.precision + curve.recall, 1e-9)
-    threshold = round(float(curve.scores[int(f1.argmax())]), 2)
     return spec.replace(
-        threshold=threshold, measured={event: round(ap, 4) for event, ap in aps.items()}
+        threshold=round(report.whole.best_score(), 2),
+        measured={event: round(ap, 4) for event, ap in aps.items()},
     )
 
 

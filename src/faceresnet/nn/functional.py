@@ -122,7 +122,8 @@ def softmax(x: Float[np.ndarray, "R C"]) -> tuple[Float[np.ndarray, "R C"], Back
         y (R, C), and backward(dy) → dx.
     """
     check("x", x, x, {"R": None, "C": None})
-    e = np.exp(x - x.max(axis=1, keepdims=True))
+    with np.errstate(over="ignore"):  # of logits farther apart than the largest number
+        e = np.exp(x - x.max(axis=1, keepdims=True))
     y: Array = e / e.sum(axis=1, keepdims=True)
 
     def backward(dy: Array) -> Array:

@@ -66,7 +66,7 @@ def cross_entropy(
     loss: Scalar = -(y * log).sum() / r
 
     def backward(dloss: float = 1.0) -> Array:
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             ratio = np.divide(y, y_hat, out=np.zeros_like(y_hat), where=y > 0)
         dy_hat: Array = ratio * (y_hat.dtype.type(-dloss) / r)  # eq. 57, over R
         return dy_hat

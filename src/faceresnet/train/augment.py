@@ -1,8 +1,9 @@
 """Training images: photos cropped, scaled, tiled into crowds and disturbed.
 
 Faces in photos are mostly large; a detector must also find tiny ones, crowds of them, and faces
-that fill the frame. So the scale of a crop is drawn for a face in it (data-anchored sampling, Li et
-al. 2019), and some images are grids of several photos scaled down, crowds of tiny faces.
+that fill the frame. So the scale of a crop is drawn for a face in it (data-anchored sampling, of
+PyramidBox, Tang et al. 2018), and some images are grids of several photos scaled down, crowds of
+tiny faces.
 
 Everything is a function of photos and a random generator, on whatever device the photos lie.
 """
@@ -59,7 +60,8 @@ class Augmentation:
         cover: probability that a face is partly covered, as by a hand, a hat or a neighbour.
         distract: probability that letters, discs and rings, which are no faces, are drawn in.
         empty: probability that an image shows no face at all (`empty.make_empty`).
-        colour: strength of brightness, contrast, saturation and colour cast; 0.3 is ± 30 %.
+        colour: strength of the changes of colour: contrast by up to ± it, saturation by 1.5 times
+            as much, each channel by a quarter of it, brightness by 127 (of 255) times it.
         grey: probability of a grey image.
         light: probability of harsh light: dusk, glare, the coloured lamps of a stage.
         blur: probability that a photo has lost detail: scaled down by up to `LOST` and up again,

@@ -20,7 +20,8 @@ class Loss:
         assigner: ``iou`` (the paper's thresholds) or ``adaptive`` (`targets.assign_adaptively`).
         positive_iou: for ``iou``, at least this IoU makes an anchor positive.
         negative_iou: for ``iou``, less than this makes it background; between, it is left out.
-        best_anchor: for ``iou``, every face keeps its best anchor whatever the overlap.
+        best_anchor: for ``iou``, every face keeps its best anchor whatever the overlap, unless that
+            could serve another and overlaps it more.
         gamma: focusing exponent of the focal loss.
         alpha: weight of the foreground; the background's is 1.
         quality: teach the classifier the IoU of the box predicted, not 1 (Li et al. 2020).
@@ -94,6 +95,8 @@ def focal_loss(logits: Tensor, targets: Tensor, gamma: float, alpha: float) -> T
     For t in {0, 1} this is the focal loss; for t between, the quality focal loss of Li et al. 2020.
     """
     error = (targets - logits.sigmoid()).abs()
+    if 0 < gamma < 1:  # the slope of |t − p|^γ is infinite at 0, where the sigmoid saturates
+        error = error.clamp(min=torch.finfo(error.dtype).tiny)
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     weight = torch.where(targets > 0, alpha, 1.0)
     return weight * error**gamma * entropy

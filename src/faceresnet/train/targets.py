@@ -101,8 +101,8 @@ def assign_by_iou(
         images: N.
         positive_iou: an anchor with at least this IoU answers for the face.
         negative_iou: below it an anchor is background; the band between is left out of the loss.
-        best_anchor: give each face its best anchor even below `positive_iou`, so that no face
-            goes untaught (the paper leaves it without; tiny faces suffer).
+        best_anchor: each face may have its best anchor even below `positive_iou`: it goes untaught
+            only where that anchor serves another (the paper leaves it without; tiny faces suffer).
 
     Returns:
         the targets; an anchor that could serve several faces serves the one it overlaps most.
@@ -114,11 +114,12 @@ def assign_by_iou(
         if len(own) == 0:
             continue
         overlap = pairwise_iou(anchors[:, None], faces.boxes[own][None])
-        best, which = overlap.max(dim=1)
-        matched[image] = torch.where(best >= positive_iou, own[which], -1)
-        ignored[image] = (best >= negative_iou) & (best < positive_iou)
+        answers = overlap >= positive_iou
         if best_anchor:
-            matched[image, overlap.argmax(dim=0)] = own
+            answers = answers.scatter(0, overlap.argmax(dim=0, keepdim=True), True)
+        best, which = overlap.where(answers, -1.0).max(dim=1)
+        matched[image] = torch.where(best >= 0, own[which], -1)
+        ignored[image] = overlap.amax(dim=1) >= negative_iou
     return _targets(matched, ignored | near_ignored(anchors, faces, images), faces)
 
 
