@@ -3,7 +3,7 @@
 #
 #   scripts/train-faceresnet-n.sh DATA OUT [option of faceresnet train ...]
 #
-# DATA is laid out as WIDER FACE. Ten parts: faceresnet-n-wide learns from the labels as they are;
+# DATA is laid out as WIDER FACE. Eleven parts: faceresnet-n-wide learns from the labels as they are;
 # faceresnet-n-native adds tiny faces in their own size; then the model labels its training photos
 # again (data relabel) and faceresnet-n-self learns from those; faceresnet-n-corrected learns from
 # labels corrected by a list; faceresnet-n-narrow, a network of half the arithmetic, starts from the
@@ -12,8 +12,9 @@
 # others; faceresnet-n-harder leaves out a block and filters that add nothing, and learns from harder
 # photos; faceresnet-n has thinner blocks and learns to compute what that network does, not from
 # labels; faceresnet-n-taught learns from what that network and YuNet, which looks closer, say
-# together, without labels either. The last five train in two processes, one for each core. Killed at
-# any point, the same command goes on.
+# together, without labels either; faceresnet-n-negatives unlearns what it sees in images without a
+# face, and computes what it did in all others. The last six train in two processes, one for each
+# core. Killed at any point, the same command goes on.
 #
 # EVENTS names the events of DATA whose labels are taken as complete, CORRECTIONS the list for `data
 # correct`: that of the shipped weights if not set (whose own parts four to seven knew only its first
@@ -90,15 +91,20 @@ for set in iterations=5000 warmup=100 weight_decay=0; do
 done
 OMP_NUM_THREADS=1 part faceresnet-n "$labels" "" "${imitate[@]}" "${two[@]}" "$@"
 last=("$out/faceresnet-n" --checkpoint last)
+shift=()
 if [ -n "${YUNET-}" ]; then
   start=$out/faceresnet-n-untaught.safetensors teacher=$out/faceresnet-n-untaught.onnx
   faceresnet export "${last[@]}" --out "$start"
   [ -e "$teacher" ] || faceresnet export "${last[@]}" --out "$teacher" --int8 --data "$data"
   OMP_NUM_THREADS=1 part faceresnet-n-taught "$labels" "$start" --teacher "$teacher" \
     --yunet "$YUNET" "${two[@]}" "$@"
-  # Its teachers doubt, so its scores are lower than before it was taught.
-  last=("$out/faceresnet-n-taught" --checkpoint last --average "$start" --shift 0.32)
+  last=("$out/faceresnet-n-taught" --checkpoint last --average "$start")
+  shift=(--shift 0.37)  # its teachers doubt, so its scores are lower than before it was taught
 fi
+mean=$out/faceresnet-n-mean.safetensors
+faceresnet export "${last[@]}" --out "$mean"
+OMP_NUM_THREADS=1 part faceresnet-n-negatives "$labels" "" --imitate "$mean" "${two[@]}" "$@"
+last=("$out/faceresnet-n-negatives" --checkpoint last --average "$mean" "${shift[@]}")
 faceresnet export "${last[@]}" --out "$out/faceresnet-n.onnx" --int8 \
   --data "$data" --licence "$licence"
 faceresnet export "${last[@]}" --out "$out/faceresnet-n.safetensors" --fp16

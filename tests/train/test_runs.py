@@ -44,14 +44,14 @@ def test_a_folder_without_a_recipe_is_no_run(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    ("name", "file"),
+    ("name", "made_by", "file"),
     [
-        ("faceresnet-n", "faceresnet-n.safetensors"),
-        ("faceresnet-50", "faceresnet-50-fp16.onnx"),
+        ("faceresnet-n", "faceresnet-n-negatives", "faceresnet-n.safetensors"),
+        ("faceresnet-50", "faceresnet-50-taught", "faceresnet-50-fp16.onnx"),
     ],
 )
-def test_the_shipped_weights_fit_the_recipe_that_made_them(name, file):
-    recipe = recipes.recipe(f"{name}-taught")
+def test_the_shipped_weights_fit_the_recipe_that_made_them(name, made_by, file):
+    recipe = recipes.recipe(made_by)
     assert weights_file(name) == SHIPPED / file
     load_weights(FaceResNet(recipe.network), weights_file(name))
     shipped = read_spec(SHIPPED / f"{name}.onnx")

@@ -1,6 +1,7 @@
 """The script that makes the shipped weights, on four photos and two iterations a part."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -46,17 +47,24 @@ def test_from_nothing_to_a_model_and_on_after_a_break(data, tmp_path):
     done = run(data, out, *SETTINGS, *HERE, corrections=corrections)
     assert done.returncode == 0, done.stderr
     spec = read_spec(out / "faceresnet-n.onnx")
-    assert (spec.name, spec.recipe, spec.precision) == ("faceresnet-n", "faceresnet-n", "int8")
+    assert (spec.name, spec.recipe, spec.precision) == (
+        "faceresnet-n",
+        "faceresnet-n-negatives",
+        "int8",
+    )
     assert (out / "faceresnet-n.safetensors").exists()
     assert len(read_split(out / "relabelled", "train")) == 4
     assert read_split(out / "corrected", "train")[0].ignore[-1]
 
+    assert read_recipe(out / "faceresnet-n-negatives").augmentation.empty > 0
+
     (out / "faceresnet-n" / "done").unlink()  # as if killed before it was noted
+    shutil.rmtree(out / "faceresnet-n-negatives")
     before = (out / "relabelled" / "done").stat().st_mtime_ns
     done = run(data, out, *SETTINGS, *HERE, yunet=make_yunet(tmp_path / "yunet.onnx"))
     assert done.returncode == 0, done.stderr
     assert (out / "relabelled" / "done").stat().st_mtime_ns == before
-    assert read_spec(out / "faceresnet-n.onnx").recipe == "faceresnet-n-taught"
+    assert read_spec(out / "faceresnet-n.onnx").recipe == "faceresnet-n-negatives"
     recipe = read_recipe(out / "faceresnet-n-taught")
     assert recipe.distillation.yunet == str(tmp_path / "yunet.onnx")
     assert recipe.distillation.trust == 1

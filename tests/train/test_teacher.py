@@ -247,24 +247,6 @@ def test_an_ear_that_yunet_sees_on_a_large_face_is_none(two, monkeypatch):
     assert faces.boxes.tolist() == [list(whole)]
 
 
-def test_where_no_face_is_listed_only_yunet_is_asked_if_so_wished(two):
-    listed = make_faces([((0, 0, 9, 9), 1, False)])
-    seen = ((38, 38, 74, 74), 0.5)  # beside FAR, on NEAR
-    every, _ = two(seen)
-    assert every(batch([FAR], [FAR]), listed).image.tolist() == [0, 0, 1, 1]
-    some, _ = two(seen, unlisted=False)
-    faces = some(batch([FAR], [FAR]), listed)
-    assert faces.image.tolist() == [0, 1, 1]
-    assert faces.boxes[0].tolist() == [19, 19, 37, 37]
-    assert faces.score[0].item() == pytest.approx(0.5 * ALONE)
-    assert faces.score[1:].max() > 0.5
-
-
-def test_where_no_face_is_listed_nobody_is_asked_without_yunet(blob_model):
-    teacher = Teacher(Distillation((str(blob_model),), trust=1, unlisted=False))
-    assert len(teacher(batch([NEAR]), make_faces([])).boxes) == 0
-
-
 def test_yunet_speaks_only_together_with_a_teacher():
     with pytest.raises(ValueError, match="yunet speaks together with a teacher: name one"):
         Distillation(yunet="yunet.onnx")

@@ -19,6 +19,8 @@ from faceresnet.train.photos import PhotoSet
 PIECE, TILE = 24, 128
 #: Least side of what is repeated, px: smaller is hard to tell from a crowd of tiny faces.
 MOTIF = 20
+#: Lists of photos with more faces leave some out: nothing is cut from these.
+CROWD = 20
 #: A piece without a face is looked for so often.
 TRIES = 10
 #: How often an image is a piece of a photo, tiles of one, an invented pattern.
@@ -60,6 +62,8 @@ def cut_piece(
     """
     for _ in range(TRIES):
         index = photos.draw(rng)
+        if len(photos.faces[index]) > CROWD:
+            continue
         photo = photos[index]
         height, width = photo.shape[:2]
         longest = min(height, width, most or height)

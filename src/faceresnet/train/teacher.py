@@ -48,8 +48,6 @@ class Distillation:
         trust: share of the teachers' score in what the network is taught, the labels' is the rest;
             at 1 the labels have no part in it, nor have their boxes.
         least: least score of a face that only the teachers see.
-        unlisted: whether the teachers are asked about images in which no face is listed. If not,
-            what they see there is unlearnt; YuNet is asked all the same, as lists leave faces out.
         yunet: YuNet's .onnx file. What the teachers say of faces below `SMALL` px they then say
             together with YuNet, which looks at the images enlarged; with none they speak alone.
     """
@@ -57,7 +55,6 @@ class Distillation:
     teachers: tuple[str, ...] = ()
     trust: float = 0.5
     least: float = 0.5
-    unlisted: bool = True
     yunet: str = ""
 
     def __post_init__(self) -> None:
@@ -129,13 +126,12 @@ class Teacher:
             faces: as labelled.
         """
         pixels = images.cpu().numpy()
-        asked = np.isin(np.arange(len(pixels)), faces.image.cpu()) | self.distillation.unlisted
         if self.distillation.trust == 1:
             faces = faces.none()
         boxes, ignore = faces.boxes.cpu().numpy(), faces.ignore.cpu().numpy()
         image, score = faces.image.cpu().numpy(), faces.score.cpu().numpy().copy()
         new_boxes, new_scores, new_images = [boxes[:0]], [score[:0]], [image[:0]]
-        for index, (found, sure) in enumerate(self._look(pixels, asked)):
+        for index, (found, sure) in enumerate(self._look(pixels)):
             own = image == index
             score[own], extra, extra_sure = self.distillation.judge(
                 boxes[own], ignore[own], found, sure
@@ -152,15 +148,8 @@ class Teacher:
         )
         return Faces(*(torch.from_numpy(column).to(faces.boxes.device) for column in columns))
 
-    def _look(
-        self, images: UInt8[np.ndarray, "N H W 3"], asked: Bool[np.ndarray, "N"]
-    ) -> list[Found]:
-        """What the teachers see in each image, agreeing one after the other, YuNet last.
-
-        Args:
-            images: to look at.
-            asked: in which of them what they see counts; YuNet's counts in all.
-        """
+    def _look(self, images: UInt8[np.ndarray, "N H W 3"]) -> list[Found]:
+        """What the teachers see in each image, agreeing one after the other, YuNet last."""
         size = (images.shape[1], images.shape[2])
         together: list[Found] = []
         for engine in self._open(images.shape):
@@ -170,8 +159,6 @@ class Teacher:
             if together:
                 seen = [agree(*both, inf) for both in zip(together, seen, strict=True)]
             together = seen
-        nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
-        together = [found if its else nothing for found, its in zip(together, asked, strict=True)]
         if self._yunet is None:
             return together
         pairs = zip(images, together, strict=True)
