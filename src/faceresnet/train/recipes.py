@@ -209,7 +209,7 @@ def paper() -> Recipe:
 
 
 def faceresnet_n_wide() -> Recipe:
-    """The first of ten parts of the small model: a wider network than that which is shipped.
+    """The first of eleven parts of the small model: a wider network than that which is shipped.
 
     ``faceresnet train --recipe faceresnet-n-wide --data DIR --out RUN1``
 
@@ -477,8 +477,8 @@ def faceresnet_n_taught() -> Recipe:
 
     Nothing is learnt from labels. The last part starts from the mean of what it started from and of
     two such runs: 4,000 iterations in which YuNet's share was .5, γ 2 and the augmentation that of
-    `faceresnet_n`, then, from the mean of the first two, 1,750 with these numbers; AP .901 on facecount and
-    .519 on wider_small in fp32 (docs/experiments.md, 47 and 48).
+    `faceresnet_n`, then, from the mean of the first two, 1,750 with these numbers; AP .901 on
+    facecount and .519 on wider_small in fp32 (docs/experiments.md, 47 and 48).
     """
     before = faceresnet_n()
     return replace(
