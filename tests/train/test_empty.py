@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from faceresnet.train import empty
-from faceresnet.train.empty import MOTIF, PIECE, TILE, cut_piece, make_empty, pattern
+from faceresnet.train.empty import CROWD, MOTIF, PIECE, TILE, cut_piece, make_empty, pattern
 from faceresnet.train.photos import PhotoSet
 from train.samples import write_split
 
@@ -75,6 +75,15 @@ def test_a_photo_full_of_faces_has_no_piece_and_makes_an_image_all_the_same(tmp_
         image = make_empty(photos, 64, np.random.default_rng(seed))
         assert image.shape == (64, 64, 3)
         assert (image != 99).any()
+
+
+def test_nothing_is_cut_from_a_crowd_whose_list_may_lack_faces(tmp_path):
+    grey = np.full((*SIZE, 3), 99, np.uint8)
+    for count in (CROWD, CROWD + 1):
+        faces = np.array([[x, 0, x + 2, 2] for x in range(0, 4 * count, 4)], np.float32)
+        photos = PhotoSet(write_split(tmp_path / str(count), "train", [(grey, faces)]))
+        pieces = [cut_piece(photos, None, np.random.default_rng(seed)) for seed in range(20)]
+        assert any(piece is not None for piece in pieces) == (count <= CROWD)
 
 
 def test_colours_are_swapped_and_inverted_now_and_then(photos, monkeypatch):
