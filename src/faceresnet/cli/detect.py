@@ -123,8 +123,9 @@ def detect(
     if results.place is not None:
         seen = count(len(sources) - len(unread), "photo")
         print(f"{count(found, 'face')} in {seen}: see {results.place}")
-    undone = ["not read"] * bool(unread) + ["copies not written"] * bool(unwritten)
-    end_with(unread + unwritten, len(sources), " or ".join(undone))
+    undone = {"not read": unread, "copies not written": unwritten}
+    words = " or ".join(word for word, failures in undone.items() if failures)
+    end_with(unread + unwritten, len(sources), words)
 
 
 def models(

@@ -68,10 +68,8 @@ class Training(lightning.LightningModule):
             self.model.eval()  # its normalisations are the original's
             empty = None
             if self.recipe.augmentation.empty:
-                listed = (
-                    torch.arange(len(images_), device=faces.image.device)[:, None] == faces.image
-                )
-                empty = ~listed.any(dim=1)
+                every = torch.arange(len(images_), device=faces.image.device)
+                empty = torch.isin(every, faces.image, invert=True)
             terms = imitation_loss(self.model, *self._original, images_, empty)
         else:
             anchors = self.anchors((images_.shape[1], images_.shape[2]))
