@@ -13,6 +13,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from faceresnet import images
 from faceresnet.train.photos import PhotoSet
 
 #: Least side of what is cut out of a photo, px, and the largest of what is to be repeated.
@@ -46,7 +47,7 @@ def make_empty(photos: PhotoSet, size: int, rng: np.random.Generator) -> Tensor:
     elif kind == 1:
         image = _repeat(piece, size, rng)
     else:
-        image = _resize(piece, (size, size))
+        image = images.resize(piece, (size, size))
     return torch.from_numpy(np.ascontiguousarray(image)).to(photos.device)
 
 
@@ -92,7 +93,7 @@ def _clouds(size: int, rng: np.random.Generator) -> Image:
     while scale >= 1:
         cells = ceil(size / scale)
         noise = rng.standard_normal((cells, cells)).astype(np.float32)
-        height += share * _resize(noise, (size, size))
+        height += share * images.resize(noise, (size, size))
         scale, share = scale / 2, share * roughness
     height = (height - height.mean()) / max(float(height.std()), 1e-6)
     mix = 1 / (1 + np.exp(-height * exp(rng.uniform(log(0.5), log(20)))))
@@ -104,7 +105,7 @@ def _clouds(size: int, rng: np.random.Generator) -> Image:
 def _shapes(size: int, rng: np.random.Generator) -> Image:
     """Shapes and letters of all sizes, wherever they fall, on a gradient."""
     ends = rng.uniform(0, 255, (2, 2, 3)).astype(np.float32)
-    image = _resize(ends, (size, size)).clip(0, 255).astype(np.uint8)
+    image = images.resize(ends, (size, size)).clip(0, 255).astype(np.uint8)
     largest = exp(rng.uniform(log(size / 16), log(size)))
     for _ in range(int(exp(rng.uniform(0, log(60))))):
         _draw(image, exp(rng.uniform(log(4), log(max(5, largest)))), rng)
@@ -147,7 +148,7 @@ def _draw(image: UInt8[np.ndarray, "H W 3"], side: float, rng: np.random.Generat
 def _repeat(piece: UInt8[np.ndarray, "H H 3"], size: int, rng: np.random.Generator) -> Image:
     """A piece again and again, mostly mirrored at every edge, so that it is symmetric as faces."""
     side = int(exp(rng.uniform(log(MOTIF), log(max(MOTIF, size)))))
-    tile = _resize(piece, (side, side))
+    tile = images.resize(piece, (side, side))
     if rng.random() < 0.7:
         tile = np.concatenate([tile, tile[:, ::-1]], axis=1)
         if rng.random() < 0.5:
@@ -155,12 +156,3 @@ def _repeat(piece: UInt8[np.ndarray, "H H 3"], size: int, rng: np.random.Generat
     down, right = (int(rng.integers(length)) for length in tile.shape[:2])
     times = [ceil(size / length) for length in tile.shape[:2]]
     return np.tile(np.roll(tile, (down, right), (0, 1)), (*times, 1))[:size, :size]
-
-
-def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Scaled to `size` (height, width), smoothly."""
-    import cv2
-
-    shrinks = image.shape[0] > size[0]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(np.ascontiguousarray(image), size[::-1], interpolation=how)
