@@ -96,7 +96,7 @@ def _clouds(size: int, rng: np.random.Generator) -> Image:
         height += share * images.resize(noise, (size, size))
         scale, share = scale / 2, share * roughness
     height = (height - height.mean()) / max(float(height.std()), 1e-6)
-    mix = 1 / (1 + np.exp(-height * exp(rng.uniform(log(0.5), log(20)))))
+    mix = (1 + np.tanh(height * exp(rng.uniform(log(0.25), log(10))))) / 2
     first, second = rng.uniform(0, 255, (2, 3))
     image: np.ndarray = first + mix[..., None] * (second - first)
     return image.astype(np.uint8)
