@@ -39,6 +39,18 @@ def test_what_the_first_look_was_is_known_by_the_second():
     assert tracker(faces((500, 102), (102, 100)), 2 / 30).tolist() == [second, first]
 
 
+@pytest.mark.parametrize("pause", range(1, 5))
+def test_who_comes_when_another_track_ends_is_known_by_the_second_look(pause):
+    tracker = Tracker(10, lost_s=0.3)
+    for visit in range(10):
+        place = (100 + 400 * (visit % 2), 100)
+        tracker(faces(place))
+        ids = tracker(faces(place)).tolist()
+        assert tracker.previous.tolist() == ids
+        for _ in range(pause):
+            tracker(faces())
+
+
 def test_ids_are_those_of_each_face_whatever_the_order():
     tracker, looks = Tracker(30), []
     rng = np.random.default_rng(0)

@@ -95,7 +95,7 @@ class Tracker:
         self._time_s = max(
             now_s, self._time_s + 1e-3
         )  # the library refuses clocks that stand still
-        known = {id(track) for track in self._tracker.tracks}
+        known = list(self._tracker.tracks)
         theirs = faces.to_supervision()
         theirs.data["index"] = np.arange(len(faces))
         tracked: Any = self._tracker.update(theirs, timestamp=self._time_s)
@@ -116,9 +116,13 @@ class Tracker:
             if track.tracker_id >= 0:
                 self.previous[number] = track.tracker_id + 1
 
-    def _match_new(self, faces: Detections, known: set[int]) -> dict[int, Any]:
-        """Tracks that began with this frame, by the number of their face."""
-        begun = [track for track in self._tracker.tracks if id(track) not in known]
+    def _match_new(self, faces: Detections, known: list[Any]) -> dict[int, Any]:
+        """Tracks that began with this frame, by the number of their face.
+
+        `known` holds the tracks before it, and not their `id`s, which the library may give to new
+        ones as soon as it has dropped the old.
+        """
+        begun = [track for track in self._tracker.tracks if track not in known]
         places = [np.abs(faces.boxes - track.get_state_bbox()).max(axis=1) for track in begun]
         return {int(place.argmin()): track for place, track in zip(places, begun, strict=True)}
 
