@@ -146,6 +146,17 @@ def test_official_difficulties(tmp_path: Path) -> None:
     assert "2 of 3 photos have no result file" in result.stderr
 
 
+def test_every_event_named_must_be_in_the_official_ground_truth(tmp_path: Path) -> None:
+    truth = make_truth(tmp_path / "truth")
+    results = tmp_path / "results" / "0--Parade"
+    results.mkdir(parents=True)
+    (results / "0_Parade_a.txt").write_text("a\n1\n10 10 40 40 0.9\n")
+    command = ["evaluate", "--predictions", results.parent, "--ground-truth", truth]
+    assert run(*command, "--event", "0--Parade").exit_code == 0
+    result = run(*command, "--event", "0--Parade", "--event", "0--parade")
+    assert "no photo of 0--parade" in str(result.exception)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

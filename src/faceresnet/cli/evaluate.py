@@ -289,11 +289,11 @@ def _read_truth(
         )
     listed = widerface.read_split(data, split, need_images=need_images) if data else ()
     official = difficulties.read_difficulties(mats, listed)
-    keep = [not events or photo.event in events for photo in official.photos]
-    if not any(keep):
-        raise ValueError(f"the ground truth has no photo of {', '.join(events or ())}")
+    photos = list(official.photos)
+    wanted = set(widerface.select_events(photos, events, str(mats)) if events else photos)
+    keep = [photo in wanted for photo in photos]
     return _Truth(
-        [photo for photo, kept in zip(official.photos, keep, strict=True) if kept],
+        [photo for photo, kept in zip(photos, keep, strict=True) if kept],
         {
             name: [mask for mask, kept in zip(masks, keep, strict=True) if kept]
             for name, masks in official.subsets.items()
