@@ -106,8 +106,8 @@ class Detections:
             if not -len(self) <= index < len(self):
                 raise IndexError(f"there are {len(self)} detections, none has the index {index}")
             index = [int(index)]
-        if isinstance(index, Sequence) and not len(index):
-            index = slice(0, 0)
+        if isinstance(index, Sequence):  # a tuple, to NumPy, is an index for each axis
+            index = list(index) or slice(0, 0)
         tracks = None if self.tracks is None else self.tracks[index]
         return Detections(self.boxes[index], self.scores[index], self.size, tracks)
 
