@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import io
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -463,7 +464,10 @@ def test_a_batch_may_be_anything_with_items(blob_detector):
 
 def test_batch_of_nothing_and_of_a_path(blob_detector):
     assert blob_detector.batch([]) == []
-    for one in ("photo.jpg", blob_image((64, 64)), Image.new("RGB", (64, 64))):
+    photo = Image.new("RGB", (64, 64))
+    file = io.BytesIO()
+    photo.save(file, "PNG")
+    for one in ("photo.jpg", file.getvalue(), file, blob_image((64, 64)), photo):
         with pytest.raises(ValueError, match="give a list"):
             blob_detector.batch(one)
 

@@ -9,6 +9,7 @@ import math
 import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
@@ -434,12 +435,11 @@ def _several(photos: Iterable[Photo]) -> Iterator[Photo]:
     Raises:
         ValueError: it is a single one.
     """
-    is_array = isinstance(photos, np.ndarray) and photos.ndim == 3
-    try:
-        if not is_array and not isinstance(photos, str | bytes | os.PathLike):
+    is_one = isinstance(photos, str | bytes | os.PathLike) or hasattr(photos, "read")
+    is_one = is_one or (isinstance(photos, np.ndarray) and photos.ndim == 3)
+    if not is_one:
+        with suppress(TypeError):
             return iter(photos)
-    except TypeError:
-        pass
     raise ValueError("batch takes several photos: give a list, or call the detector itself")
 
 
