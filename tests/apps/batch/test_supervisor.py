@@ -127,6 +127,16 @@ def test_workers_that_die_at_their_start(supervise, tmp_path, monkeypatch):
         supervise().look(["x.png"])
 
 
+def test_workers_that_hang_at_their_start(supervise, tmp_path, monkeypatch):
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr("faceresnet.apps.batch.supervisor.START_TIMEOUT_S", 0.25)
+    with pytest.raises(EngineError, match=r"cannot start here: it took longer than 0\.25 s"):
+        supervise().look(["x.png"])
+
+
 def test_a_worker_ends_with_its_supervisor(tmp_path, blob_model):
     """One that is killed cannot end anything: the worker sees it."""
     make_photos(tmp_path, 1)

@@ -53,6 +53,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._deadline: float | None = None
+        self._limit_s = timeout_s  # of what it waits for
         self._overdue = False
 
     def look(
@@ -152,7 +153,7 @@ class Supervisor:
         process = self._process
         if process is None or process.stdout is None:
             raise self._gone()
-        self._deadline = time.monotonic() + timeout_s
+        self._limit_s, self._deadline = timeout_s, time.monotonic() + timeout_s
         try:
             message = receive(process.stdout)
         except (EOFError, OSError, ValueError) as error:
@@ -172,7 +173,7 @@ class Supervisor:
         status = None if process is None else process.wait()
         self._end()
         if self._overdue:
-            return _Died(f"it took longer than {self._timeout_s:g} s")
+            return _Died(f"it took longer than {self._limit_s:g} s")
         if status is not None and status < 0:
             return _Died(f"killed by {_signal_name(-status)}")
         return _Died(f"exit status {status}")
