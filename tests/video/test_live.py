@@ -3,15 +3,18 @@ import http.server
 import io
 import threading
 import time
+from datetime import UTC, datetime
 from itertools import pairwise
 
+import av
+import numpy as np
 import PIL.Image
 import pytest
 
 from cameras import BadServer, RtspCamera, age_s, blob_clip, live, wait_for
 from conftest import blob_image
 from faceresnet.video.addresses import Source
-from faceresnet.video.live import Backoff, Feed, LiveOptions
+from faceresnet.video.live import Backoff, Feed, LiveFrame, LiveOptions
 
 #: Quick to notice, quick to come back.
 QUICK = LiveOptions(connect_timeout_s=5, read_timeout_s=1, first_pause_s=0.05, longest_pause_s=0.2)
@@ -189,6 +192,18 @@ def test_jpegs_over_http(feed, motion_jpeg, monkeypatch):
     assert frame.image().shape == (96, 128, 3)
     assert frame.index <= 19 + feed.state.skipped
     assert feed.state.reconnects == 0
+
+
+@pytest.mark.parametrize(("height", "colours"), [(480, "SMPTE170M"), (720, "ITU709")])
+def test_colours_that_a_camera_does_not_explain(height, colours):
+    """Up to 719 lines they are those of old television, from 720 on those of HD, as in files."""
+    red = av.VideoFrame.from_ndarray(np.full((height, 64, 3), (200, 0, 0), np.uint8), "rgb24")
+    encoded = red.reformat(format="yuv420p", dst_colorspace=colours, dst_color_range="MPEG")
+    silent = av.VideoFrame(64, height, "yuv420p")
+    for plane, its in zip(silent.planes, encoded.planes, strict=True):
+        plane.update(bytes(its))
+    image = LiveFrame(silent, datetime.now(UTC), 0.0, 0.0, 0, 1).image()
+    np.testing.assert_allclose(image[height // 2, 32], (200, 0, 0), atol=3)
 
 
 def test_a_picture_too_large_is_not_decoded(feed, motion_jpeg, monkeypatch):

@@ -21,11 +21,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from faceresnet import errors, images
 from faceresnet.errors import MissingExtraError, VideoError
 from faceresnet.video.addresses import Source, mask
 from faceresnet.video.delay import Delay
-from faceresnet.video.reading import NO_ANSWER, open_video
+from faceresnet.video.reading import NO_ANSWER, as_rgb, open_video
 
 if TYPE_CHECKING:
     import av
@@ -89,10 +91,7 @@ class LiveFrame:
 
     def image(self) -> images.Image:
         """RGB uint8 (H, W, 3)."""
-        if hasattr(self.picture, "to_ndarray"):
-            image: images.Image = self.picture.to_ndarray(format="rgb24", threads=1)
-            return image
-        return self.picture
+        return self.picture if isinstance(self.picture, np.ndarray) else as_rgb(self.picture)
 
 
 @dataclass(frozen=True)

@@ -338,6 +338,15 @@ class _Clock:
         return sum(number * (round(length / step) - 1) for length, number in gaps.items())
 
 
+def as_rgb(picture: av.VideoFrame) -> images.Image:
+    """Pixels of a decoded frame, as they lie in it: RGB uint8 (H, W, 3)."""
+    unspecified = 2
+    hd = picture.colorspace == unspecified and picture.height >= HD_HEIGHT
+    colours = {"src_colorspace": "ITU709"} if hd else {}
+    image: images.Image = picture.to_ndarray(format="rgb24", threads=1, **colours)  # type: ignore
+    return image
+
+
 class _Display:
     """Pixels of decoded frames, turned and mirrored as their display matrix asks.
 
@@ -357,10 +366,7 @@ class _Display:
 
     def show(self, picture: av.VideoFrame) -> images.Image:
         """RGB uint8 (H, W, 3), upright."""
-        unspecified = 2
-        hd = picture.colorspace == unspecified and picture.height >= HD_HEIGHT
-        colours = {"src_colorspace": "ITU709"} if hd else {}
-        image: images.Image = picture.to_ndarray(format="rgb24", threads=1, **colours)  # type: ignore
+        image = as_rgb(picture)
         if picture.rotation != self._rotation:
             self._rotation, self._matrix = picture.rotation, _display_matrix(picture)
         return image if self._matrix is None else _displayed(image, self._matrix)
