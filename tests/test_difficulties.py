@@ -98,9 +98,10 @@ def test_finds_the_folder(tmp_path: Path, place: str) -> None:
 
 
 def test_broken_files(tmp_path: Path) -> None:
-    make_truth(tmp_path, {**PICKS, "easy": [[[5]], [[], []]]})
-    with pytest.raises(DataError, match="face 5 of a photo that has 4"):
-        read_difficulties(tmp_path)
+    for wrong in (0, 5):
+        make_truth(tmp_path, {**PICKS, "easy": [[[1, wrong]], [[], []]]})
+        with pytest.raises(DataError, match=f"face {wrong} of a photo that has 4"):
+            read_difficulties(tmp_path)
     make_truth(tmp_path, {**PICKS, "easy": [[[1]]]})
     with pytest.raises(DataError, match="not WIDER FACE's"):
         read_difficulties(tmp_path)

@@ -94,8 +94,9 @@ def _mask(numbers: np.ndarray, count: int) -> Bool[np.ndarray, "G"]:
     """Mark the faces numbered, from 1 on."""
     mask = np.zeros(count, dtype=bool)
     index = numbers.astype(np.int64) - 1
-    if len(index) and (index.min() < 0 or index.max() >= count):
-        raise ValueError(f"face {index.max() + 1} of a photo that has {count}")
+    wrong = index[(index < 0) | (index >= count)]
+    if len(wrong):
+        raise ValueError(f"face {wrong[0] + 1} of a photo that has {count}")
     mask[index] = True
     return mask
 
