@@ -28,7 +28,7 @@ def least_score(detector: FaceDetector) -> float:
 def locate_with(detector: FaceDetector) -> Locate:
     """The detector as what `anonymise_photo` asks for."""
     threshold = least_score(detector)
-    return lambda image: detector.batch([image], threshold=threshold)[0].boxes
+    return lambda image: detector(image, threshold).boxes
 
 
 __all__ = [
