@@ -181,7 +181,7 @@ class View:
         return boxes, scores
 
     def _of_its_sizes(self, boxes: Float32[np.ndarray, "M 4"]) -> Bool[np.ndarray, "M"]:
-        side: np.ndarray = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+        side: np.ndarray = np.sqrt(boxes_.area(boxes))
         return (side >= self.sizes[0]) & (side <= self.sizes[1])
 
     def _uncut(self, boxes: Float32[np.ndarray, "M 4"]) -> Bool[np.ndarray, "M"]:
