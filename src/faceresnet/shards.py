@@ -58,7 +58,7 @@ def pack(
         ValueError: the shard would take the place of what it is made from.
         ImageError: a photo is broken.
     """
-    _refuse_source(splits, Path(file))
+    _refuse_source(splits, file)
     everything = iter(progress([photo for photos in splits.values() for photo in photos]))
     with (
         while_writing(f"the shard {file}"),
