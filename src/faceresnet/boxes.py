@@ -25,7 +25,7 @@ Boxes = Float32[np.ndarray, "N 4"]
 #: Widest log-ratio between a face and its anchor that is decoded: e⁴ ≈ 55 times as large.
 #: Keeps ``exp`` finite whatever the network says.
 MAX_LOG_RATIO = 4.0
-#: px; up to here boxes are tightened in full.
+#: px (√area); boxes up to this size lose the whole excess (`tighten`).
 SMALL = np.float32(12)
 #: Most boxes for which all their pairs, in NumPy, are faster than a call of OpenVINO.
 FEW = 100
@@ -118,16 +118,16 @@ def clip(boxes: Boxes, size: tuple[int, int]) -> Boxes:
 
 
 def tighten(boxes: Boxes, excess: float) -> Boxes:
-    """Take what a network draws too large off the boxes of small faces.
+    """Make the boxes of small faces smaller, by as much as a network draws them too large.
 
     Annotators' boxes begin at whole pixels, rounded down. A network learns that in y, but not in x,
     as half of its training images are mirrored: all that is too wide is taken off at the right.
 
     Args:
         boxes: (N, 4) px.
-        excess: px that boxes of up to `SMALL` px (√area) lose in height, half at the top and half
-            at the bottom, and in width, at the right; larger ones lose less, from twice that on
-            nothing. No box loses more than a third.
+        excess: px that a box of at most `SMALL` px (√area) loses of its height, half at the top
+            and half at the bottom, and of its width, at the right. Larger boxes lose less, those
+            of twice `SMALL` or more nothing. No side loses more than a third.
     """
     if not excess:
         return boxes

@@ -60,8 +60,8 @@ def postprocess(
     """Turn the network's outputs for one image into faces.
 
     The threshold is applied to the logits, so that only candidates are decoded; of them the best
-    `MAX_CANDIDATES` go on to non-maximum suppression, and what small boxes are too large is taken
-    off (`boxes.tighten`). Values that are not finite are no faces.
+    `MAX_CANDIDATES` go on to non-maximum suppression, and small boxes that remain are made smaller
+    (`boxes.tighten`). Values that are not finite are no faces.
 
     Args:
         logits: (R,) of the probability that an anchor holds a face.
@@ -120,8 +120,8 @@ class FaceDetector:
             model's anchors are found; costs little.
         crowds: look again, enlarged, where small faces show: at all of a crowd, which takes three
             to four times as long, or around a few tiny ones, which takes at most twice as long (in
-            photos below 256×256 px more). A look at more than 2,048 px, as there are without
-            tiles, is not taken again.
+            photos below 256×256 px more). Looks longer than 2,048 px, which there are only with
+            tiles off or larger than that, are not repeated.
         engine: ``openvino`` or ``onnxruntime``.
         device: where the engine runs. OpenVINO: cpu, gpu (Intel's) or npu; ONNX Runtime: cpu, cuda
             and others that its build has (`onnxruntime-gpu` in place of `onnxruntime`).

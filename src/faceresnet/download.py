@@ -1,4 +1,4 @@
-"""Downloads: files, verified and resumed after a break, of which half is never left; photos."""
+"""Downloads: published files, verified and resumed after a break, and photos by their address."""
 
 from __future__ import annotations
 

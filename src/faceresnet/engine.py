@@ -149,7 +149,7 @@ def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
 
 
 def _read_model(path: Path) -> openvino.Model:
-    # About a file that is none, Core.read_model asks every front end, some of which print logs.
+    # Not Core.read_model: it shows a file that is no model to every front end, and some print logs.
     reader = import_openvino().frontend.FrontEndManager().load_by_framework("onnx")
     try:
         return reader.convert(reader.load(str(path)))
@@ -289,8 +289,8 @@ class _Compiled:
             request = self._idle.get_nowait()
         except queue.Empty:
             request = self._model.create_infer_request()
-        # Given to `infer`, the images would take a tenth of a millisecond longer. What may only be
-        # read cannot be shared.
+        # Passing the images to `infer` instead takes a tenth of a millisecond longer. OpenVINO
+        # cannot share memory that is read-only: it copies that.
         request.set_input_tensor(self._tensor(images, shared_memory=images.flags.writeable))
         request.infer(share_outputs=True)
         # Copies, because the next call writes over the request's own memory.

@@ -57,7 +57,7 @@ class MissingExtraError(FaceResNetError):
 
 
 def how_to_install(extra: str) -> str:
-    """What brings the packages of an extra, for the end of a message."""
+    """How to install the packages of an extra, for the end of a message."""
     return f"in the checkout, pip install -c constraints.txt '.[{extra}]'"
 
 

@@ -74,7 +74,8 @@ class _PillowLimitLifted:
                 PILImage.MAX_IMAGE_PIXELS = self._theirs
 
 
-#: A context manager, for any number of threads at once: who enters it keeps a limit of their own.
+#: A context manager that any number of threads may be in at once. The code inside has to check the
+#: number of pixels itself.
 pillow_limit_lifted = _PillowLimitLifted()
 
 
@@ -112,8 +113,8 @@ def read(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image:
             if isinstance(source, bytes):
                 file = io.BytesIO(source)
             elif isinstance(source, str | os.PathLike):
-                # Of a path Pillow maps the pixels into memory, and those of a TIFF file that lies
-                # on its side by the sides that it has upright.
+                # Given a path, Pillow may map the pixels into memory, and with a TIFF file that is
+                # stored on its side it then takes width for height.
                 file = stack.enter_context(open(source, "rb"))
             else:
                 file = source

@@ -37,8 +37,8 @@ ANSWERED = 1.15
 LARGE = 192.0
 #: How far a head reaches beyond its face's box: left, top, right, bottom, in widths and heights.
 HEAD = np.array([-0.25, -0.1, 0.25, 0.0], np.float32)
-#: An ear has at most this part of its face's score, and that at least `SURE`; nearly every face
-#: behind a head has more.
+#: What scores at most this fraction of a face's score, which is at least `SURE`, may be the ear of
+#: that face. Nearly every other face behind the head scores more.
 SURELY_WORSE = 0.9
 SURE = 0.5
 #: A box this close to an inner border of its tile, px, or in parts of its own size, is cut by it.
@@ -343,11 +343,14 @@ def fragments(
 ) -> Bool[np.ndarray, "M"]:
     """Which boxes are part of a large face that was found whole.
 
-    Two kinds, both no larger than half of the whole and from a finer scale; or from the same one,
-    where the whole face is at least `LARGE` px. A window over half a face can look like a face: it
-    lies in the whole face's box, is no better, and at least a sixteenth of it. An ear, an eye or a
-    mouth can: it lies mostly in the `HEAD`, is less than a quarter of the face and at least a
-    hundredth, and surely worse. A face behind that head is as small, but scores better.
+    A fragment was found at a finer scale than the whole face, or at the same one if the whole face
+    is at least `LARGE` px. There are two kinds, told by their area as a part of the face's:
+
+    - half of a face, seen alone, can look like a face. Such a box lies in the whole face's, has
+      1/16 to 1/2 of its area and no better score.
+    - an ear, an eye or a mouth can look like one, too. Such a box lies mostly in the `HEAD`, has
+      1/100 to 1/4 of the area and a clearly worse score (`SURELY_WORSE`). A real face behind that
+      head may be as small, but scores better.
     """
     area = boxes_.area(boxes)
     large = area >= LARGE**2

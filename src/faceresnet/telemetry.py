@@ -15,7 +15,7 @@ def import_openvino() -> ModuleType:
 
     It does so under an identity that it writes into the user's home, from a process that it forks
     where other threads may hold locks. It runs without the package that reports, so that package is
-    hidden during the import. Who has imported OpenVINO before decides for themselves.
+    hidden during the import. If OpenVINO was imported before this call, nothing is changed.
     """
     with _lock:
         if "openvino" not in sys.modules:

@@ -358,8 +358,8 @@ def _open_archive(path: Path, version: tuple[int, ...]) -> zipfile.ZipFile:
 
     Args:
         path: of the file.
-        version: tells processes, as forks must not share a file position, and the file from one
-            that takes its place.
+        version: the process and the state of the file. The archive is opened anew in a fork, which
+            must not share a file position, and where another file took its place.
     """
     return zipfile.ZipFile(path)
 
