@@ -19,7 +19,8 @@ def between(before: Detections, after: Detections, part: float) -> Detections:
         part: of the time between them that has passed, 0..1.
 
     Returns:
-        Detections with tracks; those that moved first, then those that stayed, each best first.
+        Detections with tracks: first those that moved, in the order of `before`, then those that
+        stayed, in the order of their look.
     """
     near = before if part < 0.5 else after
     if before.tracks is None or after.tracks is None or before.size != after.size:

@@ -16,7 +16,8 @@ CAUGHT_UP_S = 0.3
 USELESS_S = 2.0
 #: Larger steps in a stream's clock are jumps of the clock, s.
 CLOCK_JUMP_S = 5.0
-#: How fast the clocks of camera and computer may drift apart, in parts: 40 times a bad crystal's.
+#: How fast the clocks of camera and computer may drift apart, s in a second: 40 times as fast as
+#: those of bad crystals.
 CLOCK_DRIFT = 0.002
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import av
     from av.container import InputContainer
 
-#: Formats whose packets carry no times of the camera's: FFmpeg makes some up.
+#: Formats whose packets do not carry the camera's times: FFmpeg makes some up.
 CLOCKLESS = frozenset({"mpjpeg", "mjpeg", "h264", "hevc", "m4v", "image2pipe", "jpeg_pipe"})
 #: Largest picture that is decoded, px; 8K has 33 million. A broken header may claim anything.
 MAX_PIXELS = 50_000_000

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 UNCONFIRMED = -1
 
 
-#: What motion of a face to reckon with, in face heights: speed and its change in a second, and how
-#: far the detector's edges jump.
+#: How faces are expected to move, in face heights: their speed in a second, how much that changes
+#: in a second, and how far the edges of a detection jump from look to look.
 SPEED, ACCELERATION, JITTER = 3.0, 3.0, 0.1
 #: Least likeness (distance-IoU) of a face to where its track expects it, for looks at most
 #: `SMOOTH_S` apart, and for those `JUMPY_S` apart or more: there the first step of a new track may
@@ -92,9 +92,8 @@ class Tracker:
             (M,) id of each face, `UNCONFIRMED` where it has none (yet).
         """
         now_s = self._time_s + 1 / self._rate if time_s is None else time_s
-        self._time_s = max(
-            now_s, self._time_s + 1e-3
-        )  # the library refuses clocks that stand still
+        # The library refuses clocks that stand still.
+        self._time_s = max(now_s, self._time_s + 1e-3)
         known = list(self._tracker.tracks)
         theirs = faces.to_supervision()
         theirs.data["index"] = np.arange(len(faces))

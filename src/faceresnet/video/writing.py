@@ -4,8 +4,8 @@
         for frame in video:
             film.write(faces.draw(frame.image), frame)
 
-A film appears under its name when it is whole. Who is interrupted leaves the ``with`` block in
-the ordinary way, and what was written so far becomes the film.
+A film appears under its name when it is whole. To keep what was written before an interruption,
+leave the ``with`` block without an error: it becomes the film.
 """
 
 from __future__ import annotations
