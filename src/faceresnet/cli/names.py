@@ -1,11 +1,11 @@
-"""File names that are no text: what becomes of them in what is printed and written."""
+"""How file names that are not valid text are printed and written."""
 
 from __future__ import annotations
 
 import io
 import sys
 
-#: What becomes of the bytes of a file name that are no text: ``\udcff``, as JSON writes it too.
+#: Bytes of a name that are not valid text are printed as ``\udcff``, which is JSON's way, too.
 UNENCODABLE = "backslashreplace"
 
 

@@ -1,4 +1,4 @@
-"""How the commands say things: how far they are, by the one bar; tables; numbers of things."""
+"""What several commands print: a progress bar, tables, and numbers with their nouns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def progress(title: str, total: int) -> Callable[[Iterable[T]], Iterable[T]]:
 
 
 def table(*figures: str, of: str | None = None) -> Table:
-    """A table without lines: columns of figures, and before them one that says what they are of."""
+    """A table without lines: a first column of names, if `of` gives its title, then of figures."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)

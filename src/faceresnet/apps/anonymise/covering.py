@@ -23,8 +23,8 @@ SHAPES = ("ellipse", "rectangle")
 CELLS = 6
 #: Least side of a cell, px, so that tiny faces are averaged as well.
 LEAST_CELL = 4
-#: Least part of a box that the region around it exceeds it by, so that a box of a tiny face that
-#: lies half a pixel aside covers it all the same, px.
+#: The region that is covered is larger than the box by this at each side at least, px, so that a
+#: tiny face is covered even if its box is half a pixel off.
 LEAST_BORDER = 1.0
 
 

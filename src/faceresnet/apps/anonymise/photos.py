@@ -193,7 +193,7 @@ def _bare(frame: PILImage.Image) -> PILImage.Image:
 
 
 def _spread(found: Sequence[Float[np.ndarray, "M 4"]]) -> list[Float[np.ndarray, "M 4"]]:
-    """Boxes of each frame and those of its neighbours that none of its own means."""
+    """Boxes of each frame, and its neighbours' boxes that match none of them."""
     spread = []
     for number, own in enumerate(found):
         boxes = own
@@ -232,7 +232,7 @@ def _is_scaled(size: tuple[int, int], other: tuple[int, int]) -> bool:
 def _joined(
     boxes: Float[np.ndarray, "M 4"], more: Float[np.ndarray, "K 4"]
 ) -> Float[np.ndarray, "L 4"]:
-    """Boxes, and those of `more` that none of them means."""
+    """Boxes, and those of `more` that match none of them (`SAME_FACE_IOU`)."""
     known = boxes_.iou(more, boxes).max(axis=1, initial=0) >= SAME_FACE_IOU
     return np.concatenate([boxes, more[~known]])
 

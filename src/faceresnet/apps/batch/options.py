@@ -1,4 +1,4 @@
-"""What a batch is asked to do: the part of its settings that decides its rows."""
+"""The settings of a batch that decide its rows, and what its workers need to know of them."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ Two places hold them:
   only. The photo is written beside its place, compared and renamed.
 
 What others wrote stays: regions with names, regions of cameras and of other programs. A face that
-one of them means is not written again. Regions written here carry a mark and their score, so that
+has such a region is not written again. Regions written here carry a mark and their score, so that
 the next run replaces them; once somebody names, describes or moves one it is theirs. See `regions`
 for what coordinates mean in turned photos and `embedding` for the licence of the extra ``[tag]``.
 """

@@ -83,8 +83,8 @@ def with_faces(
 ) -> bytes | None:
     """Put face regions into a packet.
 
-    Regions that others wrote or changed stay as they are, and the faces they mean are not written
-    again; regions written here before are replaced.
+    Regions that others wrote or changed stay as they are, and their faces are not written again;
+    regions written here before are replaced.
 
     Args:
         packet: an XMP packet or sidecar; None makes a new one.

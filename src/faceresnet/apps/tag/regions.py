@@ -76,7 +76,7 @@ def to_stored(
 
 
 def unmatched(faces: Sequence[Region], there: Sequence[Region]) -> list[Region]:
-    """Faces that none of the face regions there means already."""
+    """Faces that match no face region there (`SAME_FACE_IOU`)."""
     known = [region.box for region in there if region.box and region.type in ("Face", "")]
     found = [face.box for face in faces if face.box]
     if not known or not found:
@@ -86,7 +86,7 @@ def unmatched(faces: Sequence[Region], there: Sequence[Region]) -> list[Region]:
 
 
 def same(old: Sequence[Region], new: Sequence[Region]) -> bool:
-    """Whether two lists of our regions mean the same faces, rounding aside."""
+    """Whether two lists of our regions are of the same faces, rounding aside (`UNCHANGED_IOU`)."""
     if len(old) != len(new):
         return False
     if not new:

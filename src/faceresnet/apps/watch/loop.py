@@ -46,7 +46,8 @@ GIVE_BACK_S = 30.0
 DELIVER_S, JOIN_S = 0.8, 0.4
 #: At the end of files, longest wait for a delivery, s: more than all attempts at one take.
 PATIENCE_S = 30.0
-#: Looks a second that tracks are meant for where no limit is given; times are measured anyway.
+#: Looks a second that a tracker expects where --max-fps gives no limit; what it reckons with are
+#: the times of the frames.
 USUAL_RATE = 10.0
 #: Least time that a face may be hidden and keep its number, s.
 LEAST_LOST_S = 1.0
