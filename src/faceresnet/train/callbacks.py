@@ -85,7 +85,7 @@ class EndsAtOnce(Callback):
     """
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Lightning has its handler by now, and takes down this one with it."""
+        """Replace Lightning's handler, set by now; at the end Lightning resets them all."""
         if trainer.world_size == 1 or threading.current_thread() is not threading.main_thread():
             return
 

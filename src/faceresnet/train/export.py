@@ -250,11 +250,11 @@ def check(file: Path, model: FaceResNet) -> float:
 def quantise(file: Path, out: Path, spec: ModelSpec, calibration: Sequence[Photo]) -> None:
     """Write an int8 copy of a fp32 model: QDQ, weights by channel, activations calibrated.
 
-    The range of an activation is the mean of its photos' ranges: that of all photos together is
-    what a single one makes it, and leaves the others few of the 256 values.
+    The range of an activation is the mean of its ranges in the single photos. The range over all
+    photos would be that of the most extreme one, and leave the others few of the 256 values.
 
-    One file serves ONNX Runtime and OpenVINO. All convolutions are in int8, but what the last ones
-    give stays in fp32: scores and boxes are made of it.
+    One file serves ONNX Runtime and OpenVINO. All convolutions are in int8, but the outputs of the
+    last ones, of which scores and boxes are made, stay in fp32.
 
     Args:
         file: the fp32 model.
@@ -295,8 +295,8 @@ def _outputs_end(proto: onnx.ModelProto) -> tuple[list[str], list[str]]:
     Found walking back from the outputs; paths on which a shape is computed are not followed.
 
     Returns:
-        the outputs of the convolutions nearest to the network's, and the names of the nodes
-        between them and these.
+        the outputs of the last convolutions, and the names of the nodes between these and the
+        network's outputs.
     """
     maker = {output: node for node in proto.graph.node for output in node.output}
     waiting = [output.name for output in proto.graph.output]

@@ -1,6 +1,7 @@
-"""The colours' own mean and deviation: into the first convolution of a model file, and out again.
+"""Each colour's mean and deviation, moved into the first convolution of a model file and back.
 
-An int8 network then takes the photo's bytes as they are, which saves a twentieth of its time.
+With them there an int8 network takes a photo's bytes as they are, which saves a twentieth of its
+time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from faceresnet.train.model import PIXEL_MEAN, PIXEL_STD, FaceResNet
 
 
 def _apart(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """What one mean and deviation for all colours leave of each colour's own.
+    """How a colour's own mean and deviation differ from the mean of all three colours'.
 
     Returns:
         (1, 3, 1, 1) each: to add to the normalised colour, and to multiply it by.
@@ -26,8 +27,8 @@ def _apart(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
 def fold_pixels(model: FaceResNet) -> FaceResNet:
     """A copy that subtracts and divides by the same two numbers in all three colours.
 
-    What is left of the colours' own goes into the first convolution and its normalisation. Outputs
-    change where the image ends, as black in the padding stands for another grey: by hundredths.
+    How the colours differ from these goes into the first convolution and its normalisation. Outputs
+    change by hundredths at the image's borders, as the zeros that pad it now mean another grey.
     """
     folded = copy.deepcopy(model)
     first, norm = folded.backbone.conv1, folded.backbone.bn1

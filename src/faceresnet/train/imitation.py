@@ -2,8 +2,8 @@
 
 What its stages and its pyramid give is compared with what the original gives for the same images
 (Romero et al. 2015, "FitNets"), and so is what both predict where the original sees faces. Labels
-have no part in it: they would move the network along with what they lack. Only in images that show
-no face is the original not imitated: what it sees there is unlearnt.
+are not used: the network would learn to miss the faces that they lack. Only in images that show no
+face is the original not imitated: what it detects there is taught as background.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from faceresnet.train.model import FaceResNet
 
-#: Score that is added to the original's, as the weight of a place's logit: background counts a bit.
+#: Added to the original's score, by which the error of a logit is weighted: background counts, too.
 BACKGROUND = 0.01
 #: Least score of the original from which its boxes are imitated.
 LEAST = 0.05
@@ -22,7 +22,8 @@ LEAST = 0.05
 PREDICTIONS = 0.5
 #: Weight of what is seen in images without a face, beside the features.
 MISTAKES = 0.1
-#: Score of the original from which it may well have seen a face there that the list lacks.
+#: In images without a face, what the original gives at least this score is left alone: it may well
+#: be a face that the list lacks.
 SURE = 0.85
 
 

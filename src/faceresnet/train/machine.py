@@ -1,4 +1,4 @@
-"""The machine that trains: what it can do, and what its libraries need not say."""
+"""The machine that trains: what it can do, and which messages of its libraries are hidden."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from faceresnet.errors import TrainingError
 
-#: How warnings begin that nobody who trains can act on: on workers, one is enough; the run folder
-#: of a run that goes on is not empty; a last epoch may be short; a call inside Lightning is old.
+#: How the warnings begin that nobody who trains need act on: one worker is enough; the folder of a
+#: resumed run is not empty; the last epoch may be short; Lightning itself calls something old.
 NOT_FOR_USERS = (
     "The 'train_dataloader' does not have many workers",
     "The 'val_dataloader' does not have many workers",

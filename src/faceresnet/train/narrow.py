@@ -1,8 +1,8 @@
 """Starting a narrow network from a wide one: each layer keeps its strongest filters.
 
-A shallower one leaves out the last blocks of a stage: what a residual block adds to its input can
-be missed (Veit et al. 2016, "Residual Networks Behave Like Ensembles of Relatively Shallow
-Networks").
+A shallower one leaves out the last blocks of a stage: without what one residual block adds to its
+input a network still works nearly as well (Veit et al. 2016, "Residual Networks Behave Like
+Ensembles of Relatively Shallow Networks").
 
 A filter's strength is the sum of its weights' magnitudes (Li et al. 2017, "Pruning Filters for
 Efficient ConvNets"), here with its normalisation folded in.

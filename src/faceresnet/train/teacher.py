@@ -34,7 +34,7 @@ FAINTEST = 0.05
 ENLARGED = 2
 #: It is asked for faces below this side (√area, px).
 SMALL = 96.0
-#: Its share in the scores and boxes of what the teachers see, too.
+#: YuNet's share in the score and box of a face that the teachers see, too (`pyramid.agree`).
 YUNETS_SHARE = 0.65
 
 
@@ -48,8 +48,8 @@ class Distillation:
         trust: share of the teachers' score in what the network is taught, the labels' is the rest;
             at 1 the labels have no part in it, nor have their boxes.
         least: least score of a face that only the teachers see.
-        yunet: YuNet's .onnx file. What the teachers say of faces below `SMALL` px they then say
-            together with YuNet, which looks at the images enlarged; with none they speak alone.
+        yunet: YuNet's .onnx file. It looks at the images enlarged, and what it finds below `SMALL`
+            px is merged with what the teachers find. If empty, the teachers are alone.
     """
 
     teachers: tuple[str, ...] = ()

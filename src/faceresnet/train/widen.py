@@ -1,7 +1,7 @@
 """Starting a wide network from a narrow one: it computes the same, and has room to learn more.
 
-Net2Net (Chen et al. 2016) copies channels to widen; here the new ones are random, and what reads
-them starts at 0, so that no two channels have to learn apart.
+Net2Net (Chen et al. 2016) widens by copies of channels, which then have to become different. Here
+new channels are random, and the weights that read them start at 0.
 """
 
 from __future__ import annotations
