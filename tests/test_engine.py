@@ -1,4 +1,6 @@
 import builtins
+import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -10,8 +12,10 @@ import pytest
 from conftest import blob_image, blob_spec, make_blob_model
 from faceresnet import EngineError, MissingExtraError, ModelError
 from faceresnet.anchors import make_anchors
+from faceresnet.apps.demo import make_crowd
 from faceresnet.engine import _OpenVino, open_engine, read_spec
 from faceresnet.telemetry import import_openvino
+from faceresnet.weights import shipped
 
 ENGINES = ["openvino", "onnxruntime"]
 
@@ -48,6 +52,48 @@ def test_engines_agree_for_every_shape_and_batch(blob_model):
             images = np.stack([squares(height, width, seed) for seed in range(count)])
             for a, b in zip(ours(images), theirs(images), strict=True):
                 np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+INT8 = sorted(name for name, file in shipped().items() if read_spec(file).precision == "int8")
+SAVE_OUTPUTS = """
+import sys
+import numpy as np
+from faceresnet.engine import open_engine
+model, engine, image, out = sys.argv[1:]
+logits, deltas = open_engine(model, engine, threads=1)(np.load(image))
+np.savez(out, logits=logits, deltas=deltas)
+"""
+
+
+@pytest.mark.parametrize("name", INT8)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_shipped_models_lose_nothing_without_vnni(name, engine, tmp_path):
+    """Sums of two products, which older processors keep in 16 bits, would saturate."""
+    import onnxruntime
+
+    file = shipped()[name]
+    image = make_crowd()[0][None, :256, :320]
+    np.save(tmp_path / "image.npy", image)
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            SAVE_OUTPUTS,
+            file,
+            engine,
+            *(tmp_path / "image.npy", tmp_path / "out.npz"),
+        ],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},  # OpenVINO's; here, where it has more
+        check=True,
+    )
+    options = onnxruntime.SessionOptions()  # computes in float32 what stands in the file
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    exact = onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"])
+    outputs = np.load(tmp_path / "out.npz")
+    for name_, want in zip(
+        ["logits", "deltas"], exact.run(["logits", "deltas"], {"images": image}), strict=True
+    ):
+        assert np.abs(outputs[name_] - want).mean() < 0.2  # 0.6 and 1.1 where they saturate
 
 
 def test_outputs_are_the_callers_own(engine):

@@ -261,6 +261,7 @@ def check_int8(file, heads, widths):
         assert weights[source[0]].dtype == np.int8
         shapes.append(weights[source[0]].shape)
         assert weights[source[1]].shape == shapes[-1][:1]  # by channel
+        check_pairs(weights[source[0]])
     rounded = {name for node in proto.graph.node if is_rounding(node) for name in node.input[:1]}
     exact = [i for i, node in enumerate(convolutions) if node.output[0] not in rounded]
     # The last convolution of each head, once for each level.
@@ -277,6 +278,20 @@ def check_int8(file, heads, widths):
     enlarged = {node.output[0] for node in proto.graph.node if node.op_type == "Resize"}
     assert enlarged
     assert not enlarged & rounded
+
+
+def check_pairs(weights):
+    """Two products of a byte and a weight fit in 16 bits, and use most of them."""
+    filters, channels = weights.shape[:2]
+    largest = np.zeros(filters)
+    for part in (np.maximum(weights.astype(int), 0), np.maximum(-weights.astype(int), 0)):
+        if channels % 2:
+            sums = np.sort(part.reshape(filters, -1))[:, -2:].sum(axis=1)
+        else:
+            sums = (part[:, ::2] + part[:, 1::2]).reshape(filters, -1).max(axis=1)
+        largest = np.maximum(largest, sums)
+    assert largest.max() <= 128
+    assert largest.min() >= 126
 
 
 def is_rounding(node):
