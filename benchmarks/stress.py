@@ -1,12 +1,13 @@
 """Which sizes of face are found: faces of held-out photos, from 6 px to filling the frame.
 
-    python benchmarks/stress.py --data DIR [--model M] [--photos N] [--plot FILE.png]
+    python benchmarks/stress.py --data DIR [--model M] [--photos N] [--turn T] [--plot FILE.png]
 
 Every photo with a clear face, one that is large and well inside it, gives one picture of 640×640 px
 for each size: the photo scaled so that the face's side (√area) has that size, cut out around the
 face. (Large boxes at the border of a photo are mostly heads seen from behind.) Prints, for each
 size, the share of faces found (IoU ≥ 0.5 at the model's threshold), and the share found with
 exactly one box: no other box has its centre in the face, but those that find another listed face.
+With `--turn` the photos are turned first, as scans and photos without EXIF may be.
 """
 
 from __future__ import annotations
@@ -56,6 +57,15 @@ def clear_faces(photos: Sequence[Photo], limit: int) -> list[tuple[np.ndarray, n
     return found
 
 
+def turned(image: np.ndarray, faces: np.ndarray, quarters: int) -> tuple[np.ndarray, np.ndarray]:
+    """A photo and its faces (G, 4) px after so many quarter turns to the left."""
+    for _ in range(quarters):
+        x1, y1, x2, y2 = faces.T
+        faces = np.stack([y1, image.shape[1] - x2, y2, image.shape[1] - x1], axis=1)
+        image = np.ascontiguousarray(np.rot90(image))
+    return image, faces
+
+
 def picture(image: np.ndarray, faces: np.ndarray, side: float) -> tuple[np.ndarray, np.ndarray]:
     """(FRAME, FRAME, 3) around the first face, scaled to `side` px, and all faces in it (G, 4) px.
 
@@ -100,13 +110,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="data set laid out as WIDER FACE")
     parser.add_argument("--model", default="faceresnet-n")
     parser.add_argument("--photos", type=int, default=60)
+    parser.add_argument(
+        "--turn", type=int, choices=(0, 90, 180, 270), default=0, help="degrees, left"
+    )
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
 
     detector = FaceDetector(arguments.model)
-    faces = clear_faces(read_split(arguments.data, "val"), arguments.photos)
+    upright = clear_faces(read_split(arguments.data, "val"), arguments.photos)
+    faces = [turned(image, listed, arguments.turn // 90) for image, listed in upright]
     print(f"{platform.machine()}, Python {platform.python_version()}, model {detector.spec.name}")
-    print(f"{len(faces)} faces in {FRAME}×{FRAME} px, threshold {detector.spec.threshold}")
+    print(f"{len(faces)} faces in {FRAME}×{FRAME} px, threshold {detector.spec.threshold}", end="")
+    print(f", turned by {arguments.turn}°" if arguments.turn else "")
     table = Table("side, px", "found", "with one box", box=None)
     rows = []
     for side in SIZES:
