@@ -1,13 +1,15 @@
 """Which sizes of face are found: faces of held-out photos, from 6 px to filling the frame.
 
-    python benchmarks/stress.py --data DIR [--model M] [--photos N] [--turn T] [--plot FILE.png]
+    python benchmarks/stress.py --data DIR [--model M] [--photos N] [--plot FILE.png]
+        [--turn T [--turned]]
 
 Every photo with a clear face, one that is large and well inside it, gives one picture of 640×640 px
 for each size: the photo scaled so that the face's side (√area) has that size, cut out around the
 face. (Large boxes at the border of a photo are mostly heads seen from behind.) Prints, for each
 size, the share of faces found (IoU ≥ 0.5 at the model's threshold), and the share found with
 exactly one box: no other box has its centre in the face, but those that find another listed face.
-With `--turn` the photos are turned first, as scans and photos without EXIF may be.
+With `--turn` the photos are turned first, as scans and photos without EXIF may be; `--turned` makes
+the detector look at all four positions.
 """
 
 from __future__ import annotations
@@ -113,10 +115,11 @@ def main() -> None:
     parser.add_argument(
         "--turn", type=int, choices=(0, 90, 180, 270), default=0, help="degrees, left"
     )
+    parser.add_argument("--turned", action="store_true")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
 
-    detector = FaceDetector(arguments.model)
+    detector = FaceDetector(arguments.model, turned=arguments.turned)
     upright = clear_faces(read_split(arguments.data, "val"), arguments.photos)
     faces = [turned(image, listed, arguments.turn // 90) for image, listed in upright]
     print(f"{platform.machine()}, Python {platform.python_version()}, model {detector.spec.name}")

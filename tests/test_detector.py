@@ -204,6 +204,38 @@ def enlarged(rows, zoom=1.5):
     return [(*(zoom * side for side in box), score) for *box, score in rows]
 
 
+@pytest.mark.parametrize("quarters", range(4))
+def test_faces_on_their_side_are_found_where_turned_photos_are_looked_at(blob_model, quarters):
+    def sees(image):
+        """A red square, if the white part of it is at its top."""
+        y, x = np.nonzero((image[..., 0] == 255) & (image[..., 2] == 0))
+        white_y, _ = np.nonzero(image.min(axis=2) == 255)
+        if not len(white_y) or white_y.max() > y.min():
+            return []
+        return [(x.min(), white_y.min(), x.max() + 1, y.max() + 1, 0.9)]
+
+    upright = blob_image((96, 160), (100, 40, 32))
+    upright[24:30, 84:116] = 255
+    turned = np.rot90(upright, quarters)
+    detector = scripted(blob_model, sees, pyramid=False, turned=True)
+    faces = detector(turned)
+    y, x = np.nonzero((turned != 127).any(axis=2))
+    assert faces.size == turned.shape[:2]
+    assert faces.boxes.tolist() == [[x.min(), y.min(), x.max() + 1, y.max() + 1]]
+    before = scripted(blob_model, sees, pyramid=False)(turned)
+    assert len(before) == (quarters == 0)
+
+
+def test_faces_seen_from_all_sides_are_found_once(blob_model):
+    image = blob_image((96, 160), (100, 36, 18), (36, 60, 62))
+    photos = [image, image[:, ::-1]]
+    plain = FaceDetector(blob_model, threads=1).batch(photos)
+    turned = FaceDetector(blob_model, threads=1, turned=True).batch(photos)
+    for once, of_all in zip(plain, turned, strict=True):
+        assert len(once) == len(of_all) == 2
+        assert boxes.iou(once.boxes, of_all.boxes).max(axis=1).min() > 0.8
+
+
 def test_what_is_part_of_a_large_face_is_no_face(blob_model):
     whole, part = (50, 50, 450, 530, 0.9), (100, 200, 300, 440, 0.8)
     detector = scripted(blob_model, lambda image: [whole, part], pyramid=False)
@@ -542,6 +574,7 @@ def test_a_detector_stays_in_its_process(blob_detector, send):
         ({"threads": 10**20}, "threads must lie in 1..1024"),
         ({"device": None}, "device must be a name"),
         ({"crowds": "no"}, "crowds must be True or False"),
+        ({"turned": 1}, "turned must be True or False"),
         ({"engine": "magic"}, "engine"),
     ],
 )

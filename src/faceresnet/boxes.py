@@ -117,6 +117,12 @@ def clip(boxes: Boxes, size: tuple[int, int]) -> Boxes:
     return boxes.clip(0, np.array([width, height, width, height], dtype=np.float32))
 
 
+def turn_right(boxes: Boxes, height: float) -> Boxes:
+    """Boxes (N, 4) px of an image of that height after it is turned to the right by 90 degrees."""
+    x1, y1, x2, y2 = boxes.T
+    return np.stack([height - y2, x1, height - y1, x2], axis=1).astype(np.float32)
+
+
 def tighten(boxes: Boxes, excess: float) -> Boxes:
     """Make the boxes of small faces smaller, by as much as a network draws them too large.
 

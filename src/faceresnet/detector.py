@@ -122,6 +122,8 @@ class FaceDetector:
             to four times as long, or around a few tiny ones, which takes at most twice as long (in
             photos below 256×256 px more). Looks longer than 2,048 px, which there are only with
             tiles off or larger than that, are not repeated.
+        turned: look at photos turned by 90, 180 and 270 degrees as well, for faces that lie on
+            their side or upside down, as in scans. Takes four times as long.
         engine: ``openvino`` or ``onnxruntime``.
         device: where the engine runs. OpenVINO: cpu, gpu (Intel's) or npu; ONNX Runtime: cpu, cuda
             and others that its build has (`onnxruntime-gpu` in place of `onnxruntime`).
@@ -144,6 +146,7 @@ class FaceDetector:
     tile: bool | int | str = "auto"
     pyramid: bool = True
     crowds: bool = True
+    turned: bool = False
     engine: str = "openvino"
     device: str = "cpu"
     threads: int | None = None
@@ -161,7 +164,7 @@ class FaceDetector:
         for name in ("engine", "device"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} must be a name, got {getattr(self, name)!r}")
-        for name in ("pyramid", "crowds", "repeatable"):
+        for name in ("pyramid", "crowds", "turned", "repeatable"):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         _check_range("enlarge", self.enlarge, 1, 4)
@@ -223,11 +226,23 @@ class FaceDetector:
             Detections in the order of the photos.
         """
         check_threshold(threshold)
+        threshold = self.default_threshold if threshold is None else threshold
         found: list[Detections] = []
         remaining = _several(photos)
         while chunk := [_as_image(photo) for photo in islice(remaining, self.batch_size)]:
-            found += self._detect(chunk, self.default_threshold if threshold is None else threshold)
+            if self.turned:
+                found += self._detect_turned(chunk, threshold)
+            else:
+                found += self._detect(chunk, threshold)
         return found
+
+    def _detect_turned(self, photos: Sequence[images.Image], threshold: float) -> list[Detections]:
+        """Look at photos in all four positions, and merge what was found."""
+        ways = [
+            self._detect([np.ascontiguousarray(np.rot90(photo, k)) for photo in photos], threshold)
+            for k in range(4)
+        ]
+        return [_merge_turned(found, self.spec) for found in zip(*ways, strict=True)]
 
     def _detect(self, photos: Sequence[images.Image], threshold: float) -> list[Detections]:
         """Look at photos, at some of them again, and merge what each photo's views found."""
@@ -423,6 +438,23 @@ def _merge(
         boxes, scores, levels = boxes[kept], scores[kept], levels[kept]
     whole = ~fragments(boxes, scores, levels)
     return Detections(boxes[whole], scores[whole], size)
+
+
+def _merge_turned(found: Sequence[Detections], spec: ModelSpec) -> Detections:
+    """Each face once, of a photo after 0, 1, 2 and 3 quarter turns to the left."""
+    upright = []
+    for quarters, faces in enumerate(found):
+        boxes, (height, width) = faces.boxes, faces.size
+        for _ in range(quarters):
+            boxes = boxes_.turn_right(boxes, height)
+            height, width = width, height
+        upright.append(boxes)
+    boxes = np.concatenate(upright)
+    scores = np.concatenate([faces.scores for faces in found])
+    kept = boxes_.nms(boxes, scores, spec.nms_iou)
+    boxes, scores = boxes[kept], scores[kept]
+    whole = ~fragments(boxes, scores, np.zeros(len(boxes), np.int64))
+    return Detections(boxes[whole], scores[whole], found[0].size)
 
 
 def _as_image(photo: Photo) -> images.Image:

@@ -22,6 +22,7 @@ from faceresnet.cli.options import (
     Threads,
     Threshold,
     Tile,
+    Turned,
     parse_tile,
     pixel_limit,
 )
@@ -41,6 +42,7 @@ def detect(
     tile: Tile = "auto",
     pyramid: Pyramid = True,
     crowds: Crowds = True,
+    turned: Turned = False,
     engine: Engine = "openvino",
     device: Device = "cpu",
     threads: Threads = None,
@@ -98,6 +100,7 @@ def detect(
         tile=parse_tile(tile),
         pyramid=pyramid,
         crowds=crowds,
+        turned=turned,
         engine=engine,
         device=device,
         threads=threads,
