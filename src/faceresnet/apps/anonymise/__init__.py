@@ -13,8 +13,8 @@ from faceresnet.detector import FaceDetector
 
 #: Score from which a face is covered, as a part of the model's own threshold, which is where false
 #: covers cost as much as missed faces. On 150 photos of WIDER FACE's validation set, faceresnet-n
-#: leaves uncovered at its own threshold and at half of it: 12 and 6 % of the faces higher than
-#: 40 px, 25 and 11 % of those of 16 to 40 px, 52 and 25 % of the smaller ones, for 0.9 and 9.8
+#: leaves uncovered at its own threshold and at half of it: 11 and 6 % of the faces higher than
+#: 40 px, 24 and 10 % of those of 16 to 40 px, 51 and 23 % of the smaller ones, for 1.1 and 10.4
 #: covers a photo over something that is no labelled face (docs/results.md).
 SHARE_OF_THRESHOLD = 0.5
 
