@@ -267,6 +267,24 @@ def test_a_video_among_photos(photos, run):
     assert Path("one.mkv").exists()
 
 
+def test_faces_of_films_are_held_as_from_python(photos, run, monkeypatch):
+    pytest.importorskip("av")
+    pytest.importorskip("trackers")
+    from faceresnet.apps.anonymise import video
+    from faceresnet.apps.anonymise.filling import Filling
+
+    fillings = []
+
+    def cover(*_, filling, **__):
+        fillings.append(filling)
+        return video.CoveredVideo(0, 0)
+
+    monkeypatch.setattr(video, "anonymise_video", cover)
+    Path("a/film.mp4").touch()
+    assert run("a/film.mp4", "--out", "out")[0] == 0
+    assert fillings == [Filling()]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_it_and_leave_nothing_half_done(photos, run, monkeypatch, number):
     from faceresnet.apps.anonymise import photos as photos_module

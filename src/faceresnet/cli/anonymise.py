@@ -68,7 +68,8 @@ def anonymise(
     hold: Annotated[
         float,
         typer.Option(
-            help="Cover a face this long before it is first seen and after it is last seen, s.",
+            help="Cover a face this long before it is first seen and after it is last seen, s; one "
+            "seen in fewer than 5 frames, and scored below 0.3 in each, 0.1 s at most.",
             rich_help_panel=VIDEO,
         ),
     ] = 0.5,
@@ -343,7 +344,9 @@ def _cover_video(
         job.target,
         lambda image: detector(image, threshold=threshold),
         covering,
-        filling=Filling(hold_s=options.hold_s, sure_score=detector.spec.threshold),
+        filling=Filling(
+            hold_s=options.hold_s, sure_score=min(Filling.sure_score, detector.spec.threshold)
+        ),
         sound=options.sound,
         threads=options.threads,
         watch=watch,
