@@ -37,11 +37,13 @@ class Source:
         name: what the user calls it: path, address, or ``stdin``.
         target: where its results go below an output folder, without suffix; unique in one run.
         path: of its file, None for standard input and addresses.
+        renamed: whether `target` has a number because another photo's had its name.
     """
 
     name: str
     target: PurePath
     path: Path | None = None
+    renamed: bool = False
 
     @property
     def is_stdin(self) -> bool:
@@ -93,7 +95,8 @@ def expand(arguments: Sequence[str], *, recursive: bool = False) -> list[Source]
         identity = os.path.realpath(path) if path else name
         if identity not in seen:
             seen.add(identity)
-            sources.append(Source(name, _unique(target, taken), path))
+            unique = _unique(target, taken)
+            sources.append(Source(name, unique, path, renamed=unique != target))
     return sources
 
 
