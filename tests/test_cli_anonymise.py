@@ -78,6 +78,17 @@ def test_one_photo_to_a_file(photos, run, method, shape):
     assert faces_show("new/y.jpg") == (method != "box")
 
 
+def test_the_photos_of_telephones_that_hold_several_pictures_are_photos(photos, run):
+    with Image.open("a/x.jpg") as photo:
+        photo.save("a/x.mpo", save_all=True, append_images=[photo.copy()])
+    status, out, err = run("a", "--out", "out", "--method", "box")
+    assert status == 0
+    assert "x.mpo" not in err
+    assert not faces_show("out/x.mpo")
+    with Image.open("out/x.mpo") as covered:
+        assert covered.format == "JPEG"
+
+
 def test_names_in_the_table_are_printable(photos, run):
     Path("a/x.jpg").rename("a/\x1b[31mx.jpg")
     status, out, _ = run("a/\x1b[31mx.jpg", "--out", "out")
@@ -215,6 +226,7 @@ def test_links_that_lead_round_are_named(photos, run):
         (["a", "--out", "out", "--threshold", "2"], "threshold must lie in 0..1"),
         (["a", "--out", "a/notes.txt"], "is a file"),
         (["a/x.jpg", "--out", "x.png"], "keeps the format of a/x.jpg: let --out end in .jpg"),
+        (["scan", "--out", "x.png"], "keeps the format of scan: let --out be a folder"),
         (["empty", "--out", "out"], "no photo or video in empty"),
         (["*.nothing", "--out", "out"], "no file matches *.nothing"),
         (["rtsp://camera/1", "--out", "out"], "is no file"),
@@ -223,6 +235,7 @@ def test_links_that_lead_round_are_named(photos, run):
 )
 def test_bad_arguments_are_refused_in_one_line(photos, run, arguments, message):
     Path("empty").mkdir()
+    Path("scan").write_bytes(Path("a/x.jpg").read_bytes())
     Path("blocked/x.jpg").mkdir(parents=True)
     status, out, err = run(*arguments)
     assert (status, out) == (2, "")
@@ -265,6 +278,24 @@ def test_a_video_among_photos(photos, run):
     assert max(red) < 0.002
     assert run("a/film.avi", "--out", "one.mkv")[0] == 0
     assert Path("one.mkv").exists()
+
+
+def test_faces_of_films_are_held_as_from_python(photos, run, monkeypatch):
+    pytest.importorskip("av")
+    pytest.importorskip("trackers")
+    from faceresnet.apps.anonymise import video
+    from faceresnet.apps.anonymise.filling import Filling
+
+    fillings = []
+
+    def cover(*_, filling, **__):
+        fillings.append(filling)
+        return video.CoveredVideo(0, 0)
+
+    monkeypatch.setattr(video, "anonymise_video", cover)
+    Path("a/film.mp4").touch()
+    assert run("a/film.mp4", "--out", "out")[0] == 0
+    assert fillings == [Filling()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -180,8 +180,8 @@ def test_debug_shows_the_trace(photos, run):
 
 def test_save_draws_and_keeps_photos_of_one_name_apart(photos, run):
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
-    status, out, _ = run("detect", "a", "b", "--recursive", "--save", "out")
-    assert status == 0
+    status, out, err = run("detect", "a", "b", "--recursive", "--save", "out")
+    assert (status, err) == (0, "faceresnet: b/x.png → x-2, another photo has its name\n")
     assert "a/x.png" in out, "the table is printed as well"
     saved = {str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file()}
     assert saved == {"x.png", "y.jpg", "x-2.png", "deep/z.png"}
@@ -283,10 +283,24 @@ def test_csv_of_no_face_has_a_header(photos, run):
     assert out == "image,x1,y1,x2,y2,score\n"
 
 
+def test_names_are_explained_only_where_files_are_called_so(photos, run):
+    assert run("detect", "a", "b", "-r", "--json", "faces.json")[::2] == (0, "")
+
+
+def test_what_is_not_named_as_a_photo_is_counted(photos, run):
+    for name in ("a/1.HEIC", "a/2.heic", "a/scan", "b/deep/film.mp4", "a/x.png.xmp", "a/.hidden"):
+        Path(name).touch()
+    status, _, err = run("detect", "a", "b", "a", "-r", "--json", "faces.json")
+    assert status == 0
+    assert err == (
+        "faceresnet: 4 files left out, not named as photos are: without suffix 1, .heic 2, .mp4 1\n"
+    )
+
+
 def test_yolo_and_wider_fill_folders(photos, run):
     for format in ("yolo", "wider"):
-        status, _, _ = run("detect", "a", "b", "-r", "--format", format, "--json", format)
-        assert status == 0
+        status, _, err = run("detect", "a", "b", "-r", "--format", format, "--json", format)
+        assert (status, err) == (0, "faceresnet: b/x.png → x-2, another photo has its name\n")
         written = {str(path.relative_to(format)) for path in Path(format).rglob("*.*")}
         assert written == {"x.txt", "y.txt", "x-2.txt", "deep/z.txt"}
     assert Path("yolo/y.txt").read_text().count("\n") == 2

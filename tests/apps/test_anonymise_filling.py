@@ -76,6 +76,25 @@ def test_a_track_whose_first_detection_has_no_id_is_held_after_its_last():
     assert [n for n in range(20) if covered(boxes[n], 50)] == list(range(11))
 
 
+@pytest.mark.parametrize("tracked", [range(0), range(22, 27), range(38, 44)])
+def test_a_face_seen_in_every_third_frame_is_one_and_covered_throughout(tracked):
+    """The tracker gives ids to what it finds in two frames running only."""
+    looks = [look(n) for n in range(70)]
+    for n in [*range(20, 50, 3), *tracked]:
+        looks[n] = look(n, (50 + n, 1 if n in tracked else -1, 0.2))
+    boxes = fill(looks, Filling(hold_s=0.4))
+    assert count(looks) == 1
+    assert all(covered(boxes[n], 50 + n) for n in range(20, 48))
+    assert [n for n in range(70) if len(boxes[n])] == list(range(10, 58))
+
+
+def test_two_faces_that_flicker_side_by_side_are_two():
+    looks = [look(n, (50, -1, 0.2), (70, -1, 0.2)) if n % 3 == 0 else look(n) for n in range(20)]
+    boxes = fill(looks, Filling())
+    assert count(looks) == 2
+    assert all(covered(one, 50) and covered(one, 70) for one in boxes)
+
+
 def test_a_second_box_of_a_tracked_face_leads_its_bridge_nowhere():
     looks = [look(0, (50, 1), (70, -1)), look(1), look(2), look(3, (50, 1))]
     assert count(looks) == 1

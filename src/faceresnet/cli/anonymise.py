@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 VIDEO = "Video"
 
-#: What nobody expects to be covered in a folder of photos.
-IGNORED_SUFFIXES = frozenset({".csv", ".ini", ".json", ".md", ".txt", ".xml", ".xmp"})
-
 
 def anonymise(
     source: Annotated[list[str], typer.Argument(help="Photos, videos, folders or globs.")],
@@ -68,7 +65,8 @@ def anonymise(
     hold: Annotated[
         float,
         typer.Option(
-            help="Cover a face this long before it is first seen and after it is last seen, s.",
+            help="Cover a face this long before it is first seen and after it is last seen, s; one "
+            "seen in fewer than 5 frames, and scored below 0.3 in each, 0.1 s at most.",
             rich_help_panel=VIDEO,
         ),
     ] = 0.5,
@@ -167,10 +165,8 @@ def _plan(
         path = found[0][0]
         video = path.suffix.lower() in VIDEO_SUFFIXES
         if not video and out.suffix.lower() != path.suffix.lower():
-            raise ValueError(
-                f"the result keeps the format of {path}: let --out end in {path.suffix}, or name "
-                "a folder"
-            )
+            place = f"let --out end in {path.suffix}, or name" if path.suffix else "let --out be"
+            raise ValueError(f"the result keeps the format of {path}: {place} a folder")
         return [_Job(str(path), path, out)], ignored
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out needs a folder for this, {out} is a file")
@@ -187,7 +183,7 @@ def _find(
     """Each file once, with its place below its folder; and what was passed over in folders."""
     import glob
 
-    from faceresnet.images import SUFFIXES
+    from faceresnet.images import COMPANIONS, SUFFIXES
 
     # By real path, of os.path: Path.resolve refuses links that lead round in a circle.
     found: dict[str, tuple[Path, PurePath]] = {}
@@ -209,7 +205,7 @@ def _find(
         for path in _below(folder, out, recursive):
             if path.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES:
                 found.setdefault(os.path.realpath(path), (path, path.relative_to(folder)))
-            elif path.suffix.lower() not in IGNORED_SUFFIXES:
+            elif path.suffix.lower() not in COMPANIONS:
                 ignored.append(path)
     return list(found.values()), ignored
 
@@ -343,7 +339,9 @@ def _cover_video(
         job.target,
         lambda image: detector(image, threshold=threshold),
         covering,
-        filling=Filling(hold_s=options.hold_s, sure_score=detector.spec.threshold),
+        filling=Filling(
+            hold_s=options.hold_s, sure_score=min(Filling.sure_score, detector.spec.threshold)
+        ),
         sound=options.sound,
         threads=options.threads,
         watch=watch,

@@ -24,6 +24,7 @@ from faceresnet.cli.options import (
 )
 from faceresnet.cli.progress import count
 from faceresnet.cli.signals import sigterm_interrupts
+from faceresnet.cli.sources import tell_left_out
 
 if TYPE_CHECKING:
     from faceresnet.apps.batch import Summary
@@ -218,6 +219,7 @@ class _Display:
 
     def start(self, job: Job) -> None:
         """The listing is done, and perhaps some of the photos."""
+        tell_left_out(job.left_out)
         self._total, self._before, self._done = job.photos, job.done.photos, job.done.photos
         self._began = self._said = self._clock()
         self._progress.reset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ from faceresnet.cli.options import (
     pixel_limit,
 )
 from faceresnet.cli.progress import count, progress, table
-from faceresnet.errors import ImageError, ModelError
+from faceresnet.errors import ImageError, ModelError, printable
 
 
 def detect(
@@ -84,7 +85,12 @@ def detect(
     what cannot be done at all makes it 2.
     """
     from faceresnet import images
-    from faceresnet.cli.output import open_results, place_pictures, refuse_overwriting
+    from faceresnet.cli.output import (
+        FOLDER_FORMATS,
+        open_results,
+        place_pictures,
+        refuse_overwriting,
+    )
     from faceresnet.cli.sources import expand, read_ahead
     from faceresnet.detector import FaceDetector
 
@@ -126,6 +132,13 @@ def detect(
     if results.place is not None:
         seen = count(len(sources) - len(unread), "photo")
         print(f"{count(found, 'face')} in {seen}: see {results.place}")
+    for photo in sources if pictures or format in FOLDER_FORMATS else []:
+        if photo.renamed:
+            print(
+                f"faceresnet: {printable(photo.name)} → {printable(str(photo.target))}, another "
+                "photo has its name",
+                file=sys.stderr,
+            )
     undone = {"not read": unread, "copies not written": unwritten}
     words = " or ".join(word for word, failures in undone.items() if failures)
     end_with(unread + unwritten, len(sources), words)

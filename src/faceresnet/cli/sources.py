@@ -8,8 +8,8 @@ import os
 import sys
 import urllib.error
 import urllib.parse
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,8 @@ from pathlib import Path, PurePath
 
 from faceresnet import download, images
 from faceresnet.cli.options import VIDEO_SUFFIXES
-from faceresnet.errors import DataError, ImageError, reason
+from faceresnet.cli.progress import count
+from faceresnet.errors import DataError, ImageError, printable, reason
 
 #: Suffixes kept for pictures with boxes; other formats become .png.
 KEPT_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp"])
@@ -37,11 +38,13 @@ class Source:
         name: what the user calls it: path, address, or ``stdin``.
         target: where its results go below an output folder, without suffix; unique in one run.
         path: of its file, None for standard input and addresses.
+        renamed: whether `target` has a number because another photo's had its name.
     """
 
     name: str
     target: PurePath
     path: Path | None = None
+    renamed: bool = False
 
     @property
     def is_stdin(self) -> bool:
@@ -76,7 +79,7 @@ class Source:
 
 
 def expand(arguments: Sequence[str], *, recursive: bool = False) -> list[Source]:
-    """Photos that the arguments name, each once, in the arguments' order.
+    """Photos that the arguments name, each once, in the arguments' order; says what is left out.
 
     Args:
         arguments: files, folders, globs, http(s) addresses, ``-`` for standard input.
@@ -89,18 +92,32 @@ def expand(arguments: Sequence[str], *, recursive: bool = False) -> list[Source]
     sources: list[Source] = []
     seen: set[str] = set()
     taken: set[str] = set()
-    for name, target, path in _named(arguments, recursive):
+    left_out: set[Path] = set()
+    for name, target, path in _named(arguments, recursive, left_out):
         identity = os.path.realpath(path) if path else name
         if identity not in seen:
             seen.add(identity)
-            sources.append(Source(name, _unique(target, taken), path))
+            unique = _unique(target, taken)
+            sources.append(Source(name, unique, path, renamed=unique != target))
+    tell_left_out(Counter(path.suffix.lower() for path in left_out))
     return sources
 
 
+def tell_left_out(suffixes: Mapping[str, int]) -> None:
+    """Say how many files in folders are left out because they are not named as photos are."""
+    if suffixes:
+        kinds = ", ".join(
+            f"{printable(suffix) or 'without suffix'} {number:,}"
+            for suffix, number in sorted(suffixes.items())
+        )
+        files = count(sum(suffixes.values()), "file")
+        print(f"faceresnet: {files} left out, not named as photos are: {kinds}", file=sys.stderr)
+
+
 def _named(
-    arguments: Sequence[str], recursive: bool
+    arguments: Sequence[str], recursive: bool, left_out: set[Path]
 ) -> Iterator[tuple[str, PurePath, Path | None]]:
-    """Name, target and path of every photo, doubles included."""
+    """Name, target and path of every photo, doubles included; the other files of folders."""
     for argument in arguments:
         path = Path(argument)
         if argument == STDIN:
@@ -108,7 +125,7 @@ def _named(
         elif argument.lower().startswith(("http://", "https://")):
             yield argument, _named_in(argument), None
         elif os.path.isdir(path):
-            yield from _in_folder(path, recursive)
+            yield from _in_folder(path, recursive, left_out)
         elif not os.path.exists(path) and glob.has_magic(argument):
             found = sorted(Path(match) for match in glob.glob(argument, recursive=True))
             found = [match for match in found if match.is_file() and _is_photo(match)]
@@ -149,8 +166,13 @@ def files_in(folder: Path, *, recursive: bool) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
-def _in_folder(folder: Path, recursive: bool) -> Iterator[tuple[str, PurePath, Path | None]]:
-    found = [path for path in files_in(folder, recursive=recursive) if _is_photo(path)]
+def _in_folder(
+    folder: Path, recursive: bool, left_out: set[Path]
+) -> Iterator[tuple[str, PurePath, Path | None]]:
+    files = files_in(folder, recursive=recursive)
+    found = [path for path in files if _is_photo(path)]
+    known = images.SUFFIXES | images.COMPANIONS
+    left_out.update(path for path in files if path.suffix.lower() not in known)
     if not found:
         hint = "" if recursive else " (--recursive looks into its folders)"
         raise ValueError(

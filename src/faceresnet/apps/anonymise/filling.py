@@ -18,7 +18,7 @@ from jaxtyping import Float32, Int64
 
 from faceresnet import boxes as boxes_
 
-#: Overlap from which a face without an id is the one that a track has a few frames away.
+#: Overlap from which a face without an id is the one that was found a few frames away.
 SAME_FACE_IOU = 0.3
 #: How many frames away.
 NEIGHBOURS = 3
@@ -131,34 +131,46 @@ class _Found:
 
 
 def _chains(looks: Sequence[Look]) -> list[list[_Found]]:
-    """What was found of each face, in order; what has no id joins a track or stands alone."""
-    chains: dict[int, list[_Found]] = defaultdict(list)
-    single = []
-    for number, look in enumerate(looks):
-        faces = zip(look.boxes, look.scores.tolist(), look.ids.tolist(), strict=True)
-        for box, score, identity in faces:
-            if identity >= 0:
-                chains[identity].append(_Found(number, box, score))
-            else:
-                single.append(_Found(number, box, score))
-    taken = {(track, face.frame) for track, chain in chains.items() for face in chain}
-    alone = []
-    for face in single:
-        track = _neighbour(looks, face)
-        if track is None:
-            alone.append([face])
-        elif (track, face.frame) not in taken:
-            taken.add((track, face.frame))
-            chains[track].append(face)
-    return [sorted(chain, key=lambda face: face.frame) for chain in chains.values()] + alone
+    """What was found of each face, in order; a second box of it in one frame is left out."""
+    chains: dict[int, dict[int, _Found]] = defaultdict(dict)
+    ids = _identify(looks)
+    for tracked in (True, False):
+        for number, look in enumerate(looks):
+            faces = zip(look.boxes, look.scores.tolist(), look.ids >= 0, ids[number], strict=True)
+            for box, score, has_track, identity in faces:
+                if has_track == tracked:
+                    chains[int(identity)].setdefault(number, _Found(number, box, score))
+    return [[chain[number] for number in sorted(chain)] for chain in chains.values()]
 
 
-def _neighbour(looks: Sequence[Look], face: _Found) -> int | None:
-    """The track that has this face in a frame close by."""
-    best, identity = SAME_FACE_IOU, None
-    for other in looks[max(0, face.frame - NEIGHBOURS) : face.frame + NEIGHBOURS + 1]:
-        overlaps = boxes_.iou(other.boxes, face.box[None])[:, 0].tolist()
-        for overlap, candidate in zip(overlaps, other.ids.tolist(), strict=True):
+def _identify(looks: Sequence[Look]) -> list[Int64[np.ndarray, "M"]]:
+    """Ids of all faces: what has none takes that of a face close by, before or after, or a new one.
+
+    The tracker gives none to a face that it never finds in two frames running.
+    """
+    ids = [look.ids.copy() for look in looks]
+    new = 1 + max((int(own.max(initial=0)) for own in ids), default=0)
+    single = [(n, m) for n, own in enumerate(ids) for m in np.flatnonzero(own < 0).tolist()]
+    for last, order in ((False, single), (False, single[::-1]), (True, single)):
+        for number, place in order:
+            if ids[number][place] >= 0:
+                continue
+            ids[number][place] = _neighbour(looks, ids, number, looks[number].boxes[place])
+            if last and ids[number][place] < 0:
+                ids[number][place], new = new, new + 1
+    return ids
+
+
+def _neighbour(
+    looks: Sequence[Look], ids: Sequence[Int64[np.ndarray, "M"]], frame: int, box: np.ndarray
+) -> int:
+    """The id of this face in a frame close by, -1 if there is none."""
+    best, identity = SAME_FACE_IOU, -1
+    for other in range(max(0, frame - NEIGHBOURS), min(len(looks), frame + NEIGHBOURS + 1)):
+        if other == frame:
+            continue
+        overlaps = boxes_.iou(looks[other].boxes, box[None])[:, 0].tolist()
+        for overlap, candidate in zip(overlaps, ids[other].tolist(), strict=True):
             if overlap >= best and candidate >= 0:
                 best, identity = overlap, candidate
     return identity

@@ -37,7 +37,7 @@ class CoveredVideo:
     """What became of a video.
 
     Attributes:
-        faces: tracks, and faces that were seen once.
+        faces: tracks, and faces never found in two frames running.
         frames: written.
         broken: frames of the source that could not be decoded and are left out.
         notes: what of the source could not be kept, a line each.
