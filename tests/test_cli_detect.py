@@ -471,6 +471,15 @@ def test_addresses(server, run, monkeypatch):
     assert "larger than the limit" in err
 
 
+def test_passwords_are_not_told(server, run):
+    address = f"{server.replace('//', '//joe:geheim@')}/a/y.jpg"
+    status, out, err = run("detect", address, f"{address}s?token=1234", "--json", "-")
+    assert status == 1
+    assert json.loads(out)[0]["image"] == address.replace("geheim", "***")
+    assert "geheim" not in err
+    assert "y.jpgs?token=*** HTTP 404" in err
+
+
 def test_an_address_that_breaks_off(server, run):
     status, _, err = run("detect", f"{server}/cut.bmp")
     assert status == 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from faceresnet.cli.failures import said
 from faceresnet.cli.options import (
     DETECTOR,
     Crowds,
@@ -171,7 +172,7 @@ def _report(summary: Summary, out: str) -> None:
         if summary.photos_now
         else "nothing left to do"
     )
-    print(f"{photos}, {faces}{errors}; {count(summary.parts, 'part')} in {out} ({speed})")
+    print(f"{photos}, {faces}{errors}; {count(summary.parts, 'part')} in {said(out)} ({speed})")
 
 
 class _Display:

@@ -18,6 +18,7 @@ from pathlib import Path, PurePath
 from faceresnet import download, images
 from faceresnet.cli.options import VIDEO_SUFFIXES
 from faceresnet.errors import DataError, ImageError, reason
+from faceresnet.video.addresses import mask_password
 
 #: Suffixes kept for pictures with boxes; other formats become .png.
 KEPT_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp"])
@@ -34,14 +35,16 @@ class Source:
     """One photo to look at.
 
     Attributes:
-        name: what the user calls it: path, address, or ``stdin``.
+        name: what results call it: path, address without its password, or ``stdin``.
         target: where its results go below an output folder, without suffix; unique in one run.
         path: of its file, None for standard input and addresses.
+        address: as given, where it is one.
     """
 
     name: str
     target: PurePath
     path: Path | None = None
+    address: str = ""
 
     @property
     def is_stdin(self) -> bool:
@@ -68,7 +71,7 @@ class Source:
                 if self.path.suffix.lower() not in VIDEO_SUFFIXES or not self.path.is_file():
                     raise
                 raise ImageError(f"{self.path} is a video: see 'faceresnet video'") from error
-        content = _read_stdin() if self.is_stdin else _download(self.name)
+        content = _read_stdin() if self.is_stdin else _download(self.address)
         try:
             return images.read(content, max_pixels=max_pixels)
         except ImageError as error:
@@ -93,7 +96,8 @@ def expand(arguments: Sequence[str], *, recursive: bool = False) -> list[Source]
         identity = os.path.realpath(path) if path else name
         if identity not in seen:
             seen.add(identity)
-            sources.append(Source(name, _unique(target, taken), path))
+            shown = name if path else mask_password(name)
+            sources.append(Source(shown, _unique(target, taken), path, name))
     return sources
 
 

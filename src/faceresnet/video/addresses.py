@@ -19,6 +19,7 @@ _SECRET = re.compile(
     r"=([^&\s/;?#'\"]*)",
     re.IGNORECASE,
 )
+_PASSWORD = re.compile(r"^([a-z][a-z0-9+.-]*://[^/?#:@]*:)[^/?#]*@", re.IGNORECASE)
 _IPV6 = re.compile(r"\[[0-9a-f:.]+\](:[0-9]+)?", re.IGNORECASE)
 _NAMED = re.compile(r"(?P<name>\w[\w .-]*)=(?P<address>.+)", re.DOTALL)
 
@@ -26,6 +27,11 @@ _NAMED = re.compile(r"(?P<name>\w[\w .-]*)=(?P<address>.+)", re.DOTALL)
 def mask(text: str) -> str:
     """Replace user names, passwords and tokens in the addresses of a text by ``***``."""
     return _ADDRESS.sub(lambda found: found["scheme"] + _mask_rest(found["rest"]), text)
+
+
+def mask_password(address: str) -> str:
+    """An address as results name it: without a password, and else as it is, to tell it by."""
+    return _PASSWORD.sub(rf"\1{MASK}@", address)
 
 
 def _mask_rest(rest: str) -> str:
