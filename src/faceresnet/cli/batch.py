@@ -47,7 +47,8 @@ def batch(
         str,
         typer.Option(
             help="Folder for the results, a path or an address. The same command goes on with a "
-            "job that was broken off."
+            "job that was broken off, by the listing that it began with: photos added since need "
+            "another --out."
         ),
     ],
     format: Annotated[str, typer.Option(help="Of the results: parquet or jsonl.")] = "parquet",
@@ -224,10 +225,11 @@ class _Display:
         self._progress.reset(
             self._task, total=job.photos, completed=job.done.photos, description="Detecting"
         )
-        if self._before and not job.is_finished:
-            self._progress.console.print(
-                f"faceresnet: {self._before:,} of {self._total:,} photos are done already"
-            )
+        if job.resumed:
+            done = f"faceresnet: {self._before:,} of {self._total:,} photos are done already"
+            if job.may_grow:
+                done += "; photos added since the job began need another --out"
+            self._progress.console.print(done, soft_wrap=True)
 
     def advance(self, number: int) -> None:
         """So many photos more are done; called from several threads."""

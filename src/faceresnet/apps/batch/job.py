@@ -84,14 +84,26 @@ class Job:
         photos: entries of the listing.
         shard_size: of them in a part; the last may have fewer.
         done: what is in the parts that are there already.
+        resumed: whether the listing is an earlier run's.
+        may_grow: whether the source, such as a folder, may name more photos by now; others are
+            refused when they change.
     """
 
-    def __init__(self, storage: Storage, options: BatchOptions, facts: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        options: BatchOptions,
+        facts: dict[str, Any],
+        *,
+        resumed: bool = False,
+    ) -> None:
         self._storage = storage
         self._options = options
         self._facts = facts
         self.photos: int = facts["photos"]
         self.shard_size: int = facts["shard_size"]
+        self.resumed = resumed
+        self.may_grow = not facts["fingerprint"]
         self._finished = self._read_summary()
         self._there: set[int] = set()
         self.done = self._finished or self._count_parts()
@@ -278,7 +290,7 @@ def _open_job(
             facts = _parse(file.read())
         try:
             _compare(facts, asked)
-            return Job(storage, options, facts)
+            return Job(storage, options, facts, resumed=True)
         except DataError:
             if parts:  # else nothing is lost by beginning anew
                 raise
