@@ -351,11 +351,9 @@ def _compare(facts: dict[str, Any], asked: dict[str, Any]) -> None:
     for name, value in asked["options"].items():
         before = facts["options"].get(name)
         if before != value:
-            if name == "model":
-                before, value = f"sha256 {before[:12]}", f"sha256 {value[:12]}"
             raise DataError(
-                f"the folder's job was begun with {name} {_said(before)}, not {_said(value)}: "
-                "give the same, or choose another folder"
+                f"the folder's job was begun {_said(name, before)}, and is now to go on "
+                f"{_said(name, value)}: give the same, or choose another --out"
             )
 
 
@@ -373,9 +371,18 @@ def require_engine(engine: str) -> None:
         raise MissingExtraError("faceresnet batch --engine ray", "ray")
 
 
-def _said(value: object) -> object:
-    """An option's value for people."""
-    return "unset" if value is None else value
+def _said(name: str, value: Any) -> str:
+    """How an option is given on the command line."""
+    option = f"--{name.replace('_', '-')}"
+    if name == "model":
+        return f"with a {option} of sha256 {value[:12]}"
+    if name == "max_pixels":
+        value = value or 0
+    elif name == "tile" and isinstance(value, bool):
+        value = "on" if value else "off"
+    if isinstance(value, bool):
+        return f"with {option}" if value else f"with --no-{name}"
+    return f"without {option}" if value is None else f"with {option} {value}"
 
 
 def read_parts(storage: Storage) -> Iterator[dict[str, Any]]:
