@@ -113,10 +113,18 @@ def relabel(
     out: Relabelled,
     model: Model = "faceresnet-n",
     teach: Annotated[
-        float, typer.Option(help="Score from which a face in an ignored box becomes a face.")
+        float,
+        typer.Option(
+            help="Detections with at least this score inside a box marked 'ignore' become "
+            "labelled faces."
+        ),
     ] = 0.5,
     ignore: Annotated[
-        float, typer.Option(help="Score from which a face that no box covers is ignored.")
+        float,
+        typer.Option(
+            help="Detections with at least this score outside all boxes are marked 'ignore' "
+            "(neither face nor background)."
+        ),
     ] = 0.3,
     complete: Annotated[
         list[str] | None,
