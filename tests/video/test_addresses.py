@@ -121,6 +121,8 @@ def test_a_list_of_cameras_is_read_from_a_file(tmp_path):
     ("arguments", "message"),
     [
         (["gone.mp4"], "no video file is called 'gone.mp4'"),
+        (["x" * 300], "no video file is called 'xxx"),
+        (["a=" + "x" * 300], "no video file is called 'xxx"),
         (["ftp://u:geheim@host/x"], r"'ftp://\*\*\*@host/x' is no address of a camera"),
         (["rtsp://"], "is no address of a camera"),
         (["rtsp://u:geheim@h/1", "rtsp://u:geheim@h/1"], r"rtsp://\*\*\*@h/1 is given twice"),

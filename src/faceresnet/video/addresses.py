@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import urllib.parse
 from collections.abc import Iterator, Sequence
@@ -116,14 +117,14 @@ def as_name(text: str) -> str:
 def _split(argument: str) -> tuple[str, str]:
     """Name (may be empty) and address."""
     found = _NAMED.fullmatch(argument)
-    if found is None or Path(argument).exists():
+    if found is None or os.path.exists(argument):
         return "", argument
     return found["name"], found["address"]
 
 
 def _kind(address: str) -> tuple[str | int, bool]:
     """Address as its type, and whether it is live."""
-    if address.isdecimal() and not Path(address).exists():
+    if address.isdecimal() and not os.path.exists(address):
         return int(address), True
     scheme, separator, rest = address.partition("://")
     if separator:
@@ -135,7 +136,7 @@ def _kind(address: str) -> tuple[str | int, bool]:
         return address, True
     if address.startswith("/dev/video"):
         return address, True
-    if not Path(address).is_file():
+    if not os.path.isfile(address):
         raise ValueError(
             f"no video file is called '{mask(address)}': give an address (rtsp://…), a file, "
             "or the index of a camera"
