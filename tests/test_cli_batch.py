@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.batch.photos import faces_by_name, make_photos
+from apps.batch.photos import faces_by_name, make_photo, make_photos
 from faceresnet.apps.batch import read_rows
 from faceresnet.cli import main
 
@@ -43,9 +43,14 @@ def test_a_folder_and_the_same_again(photos, run):
     assert err == ""
     assert len(list(read_rows("out"))) == 9
     written = (photos / "out" / "part-00000.jsonl").stat()
+    make_photo(photos / "photos" / "later.png", 1)
     status, out, err = run("photos", "--out", "out", "--format", "jsonl")
     assert status == 1
     assert "nothing left to do" in out
+    assert err == (
+        "faceresnet: 9 of 9 photos are done already; photos added since the job began need "
+        "another --out\n"
+    )
     assert (photos / "out" / "part-00000.jsonl").stat() == written
 
 
@@ -192,7 +197,7 @@ def test_a_line_a_minute_where_there_is_no_terminal(capsys, monkeypatch):
         photos = 10
 
     class Job:
-        photos, done, is_finished = 100, Done, False
+        photos, done, resumed, may_grow = 100, Done, True, False
 
     monkeypatch.setattr(batch, "LINE_S", 0.0)
     with batch._Display() as display:

@@ -100,6 +100,10 @@ def test_unreadable_photos_are_listed_and_the_rest_is_done(photos, run):
         (["a/x.png", "--format", "yolo"], "add --output FOLDER"),
         (["a/x.png", "--format", "yolo", "--json", "a/notes.txt"], "is a file"),
         (["a/x.png", "--json", "a"], "is a folder"),
+        (
+            ["a/x.png", "--json", "a.XLSX"],
+            "--output ends in .XLSX, a layout that is not written here",
+        ),
         (["a/x.png", "--save", "a/notes.txt"], "is a file"),
         (["a", "--save", "drawn.png"], "--save needs a folder for 2 photos, got drawn.png"),
         (["a/x.png", "--json", "a/notes.txt/faces.json"], "cannot write a/notes.txt/faces.json"),
@@ -274,6 +278,7 @@ def test_the_suffix_of_a_file_says_its_layout(photos, run):
     (line,) = Path("a.JSONL").read_text().splitlines()
     assert json.loads(Path("a.json").read_text()) == [json.loads(line)]
     assert Path("a.txt").read_text() == Path("a.json").read_text()
+    assert run("detect", "a/x.png", "--json", "b.xml", "--format", "json")[0] == 0
     run("detect", "a/x.png", "--json", "b.csv", "--format", "json")
     assert Path("b.csv").read_text() == Path("a.json").read_text()
 
@@ -483,6 +488,15 @@ def test_addresses(server, run, monkeypatch):
     status, _, err = run("detect", f"{server}/a/y.jpg")
     assert status == 1
     assert "larger than the limit" in err
+
+
+def test_passwords_are_not_told(server, run):
+    address = f"{server.replace('//', '//joe:geheim@')}/a/y.jpg"
+    status, out, err = run("detect", address, f"{address}s?token=1234", "--json", "-")
+    assert status == 1
+    assert json.loads(out)[0]["image"] == address.replace("geheim", "***")
+    assert "geheim" not in err
+    assert "y.jpgs?token=*** HTTP 404" in err
 
 
 def test_an_address_that_breaks_off(server, run):

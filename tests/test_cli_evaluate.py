@@ -88,7 +88,7 @@ def test_measures_a_model(data: Path, blob_model: Path, tmp_path: Path) -> None:
 def test_says_what_it_found_where_no_face_is(data: Path, blob_model: Path) -> None:
     arguments = ["evaluate", "--data", data, "--model", blob_model, "--threads", 1]
     printed = succeed(*arguments)
-    assert "By score (of all, detections from it on)" in printed
+    assert "By lowest score that counts (of all)" in printed
     assert "without a listed face" not in printed
     labels = data / "wider_face_split" / "wider_face_val_bbx_gt.txt"
     for name, squares in {"z/a.png": [(60.0, 52.0, 16), (176.0, 80.0, 64)], "z/b.png": []}.items():
@@ -97,7 +97,7 @@ def test_says_what_it_found_where_no_face_is(data: Path, blob_model: Path) -> No
     line = "Photos without a listed face (at score 0.5): 1 of 2 with a box, 2 boxes"
     printed = succeed(*arguments)
     assert line in printed
-    title = "By score (of all, detections from it on, in photos without a listed face too)"
+    title = "By lowest score that counts (of all, photos without a listed face included)"
     assert title in printed
 
 

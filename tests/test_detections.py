@@ -183,6 +183,12 @@ def test_csv(faces):
     assert faces.to_csv(header=False).count("\n") == 3
 
 
+@pytest.mark.parametrize("name", ["a\rb.jpg", "a\nb.jpg", "a\r\nb.jpg\r\n", "a,b.jpg"])
+def test_a_name_with_line_breaks_is_one_field_of_csv(faces, name):
+    rows = list(csv.reader(io.StringIO(faces.to_csv(name), newline="")))
+    assert [row[0] for row in rows] == ["image", name, name, name]
+
+
 def test_coco(faces):
     annotations = faces.to_coco(7, first_id=4)
     assert [annotation["id"] for annotation in annotations] == [4, 5, 6]

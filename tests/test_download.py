@@ -18,6 +18,8 @@ CONTENT = bytes(range(256)) * 20_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
+#: How the headers begin that the name joe and the password p@ss make.
+LOGINS = {"Basic": "Basic am9lOnBAc3M=", "Digest": 'Digest username="joe", realm="x", nonce="n"'}
 BROKEN_ADDRESSES = ("http://[::1", f"http://{'a' * 80}.example/", f"http://127.0.0.1:{'9' * 20}/")
 
 
@@ -30,6 +32,12 @@ class Mirror(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests.append((self.path, self.headers.get("Range")))
+        if scheme := {"/basic": "Basic", "/digest": "Digest"}.get(self.path):
+            sent = self.headers.get("Authorization", "")
+            if not sent.startswith(LOGINS[scheme]):
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", f'{scheme} realm="x", nonce="n", qop="auth"')
+                return self.end_headers()
         if self.path == "/missing":
             return self.send_error(404)
         if self.path.startswith("/to/"):
@@ -207,6 +215,16 @@ def test_a_timeout_that_cannot_be_is_refused(tmp_path: Path, timeout_s: float) -
 @pytest.mark.parametrize("path", ["/good", "/chunked", "/long"])
 def test_what_is_small_is_read_at_once(server: Server, path: str) -> None:
     assert read(server.url(path), len(CONTENT), 5) == CONTENT
+
+
+@pytest.mark.parametrize("path", ["/basic", "/digest"])
+def test_a_name_and_a_password_are_sent(server: Server, path: str) -> None:
+    for login in ("joe:p@ss", "joe:p%40ss"):
+        address = server.url(path).replace("http://", f"http://{login}@")
+        assert read(address, len(CONTENT), 5) == CONTENT
+    with pytest.raises(HTTPError, match="401") as caught:
+        read(server.url(path), 99, 5)
+    caught.value.close()
 
 
 def test_one_byte_more_than_the_limit_says_that_it_is_larger(server: Server) -> None:

@@ -37,6 +37,11 @@ def test_unknown_names_list_the_known(shipped):
         weights.locate("large")
 
 
+def test_a_name_too_long_for_a_file_is_unknown(shipped):
+    with pytest.raises(ModelError, match="no model is called 'xxx"):
+        weights.locate("x" * 300)
+
+
 def test_a_missing_path_is_said_to_be_missing(tmp_path):
     with pytest.raises(ModelError, match=r"no model file .*gone\.onnx"):
         weights.locate(tmp_path / "gone.onnx")

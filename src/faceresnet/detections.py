@@ -249,17 +249,16 @@ class Detections:
 
         Where faces were tracked, a column ``track`` follows; it is empty for none.
         """
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
+        lines = []
         if header:
             track = [] if self.tracks is None else ["track"]
-            table.writerow(["image", "x1", "y1", "x2", "y2", "score", *track])
+            lines.append(_csv_line(["image", "x1", "y1", "x2", "y2", "score", *track]))
         for number, (box, score) in enumerate(self):
             row = [image, *(f"{x:.2f}" for x in box), f"{score:.4f}"]
             if self.tracks is not None:
                 row.append(str(self.tracks[number]) if self.tracks[number] >= 0 else "")
-            table.writerow(row)
-        return text.getvalue()
+            lines.append(_csv_line(row))
+        return "".join(lines)
 
     def to_coco(self, image_id: int = 1, *, first_id: int = 1) -> list[dict[str, Any]]:
         """COCO annotations with scores; ``bbox`` is ``x y width height`` px, category 1 is face.
@@ -321,3 +320,10 @@ class Detections:
             class_id=self.class_id,
             tracker_id=None if self.tracks is None else self.tracks.copy(),
         )
+
+
+def _csv_line(row: Sequence[str]) -> str:
+    """A row of CSV; the writer quotes carriage returns only where its lines end in one, too."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(row)
+    return text.getvalue().removesuffix("\r\n") + "\n"

@@ -11,7 +11,16 @@ from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
 from typing import BinaryIO
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.parse import unquote, urlsplit
+from urllib.request import (
+    HTTPBasicAuthHandler,
+    HTTPDigestAuthHandler,
+    HTTPPasswordMgrWithDefaultRealm,
+    OpenerDirector,
+    Request,
+    build_opener,
+    urlopen,
+)
 
 from faceresnet import __version__
 from faceresnet.errors import DownloadError, while_writing
@@ -94,7 +103,7 @@ def read(url: str, limit_bytes: int, timeout_s: float) -> bytes:
     """What lies at an http(s) address.
 
     Args:
-        url: the address.
+        url: the address; may hold a name and a password, as ``http://name:password@host/``.
         limit_bytes: what is longer is not read to its end, and comes one byte longer than this.
         timeout_s: longest silence of the server, in seconds.
 
@@ -103,12 +112,26 @@ def read(url: str, limit_bytes: int, timeout_s: float) -> bytes:
         HTTPException: it speaks no HTTP, or ends before all is sent.
         ValueError: it is no address.
     """
-    request = Request(url, headers={"User-Agent": USER_AGENT})
-    with urlopen(request, timeout=timeout_s) as response:
+    address, opener = _log_in(url)
+    request = Request(address, headers={"User-Agent": USER_AGENT})
+    with opener.open(request, timeout=timeout_s) as response:
         content: bytes = response.read(limit_bytes + 1)
         if response.length and len(content) <= limit_bytes:
             raise IncompleteRead(content, response.length)
         return content
+
+
+def _log_in(url: str) -> tuple[str, OpenerDirector]:
+    """An address without the name and password in it, and what answers with them when asked."""
+    parts = urlsplit(url)
+    login, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, build_opener()
+    address = parts._replace(netloc=host).geturl()
+    name, _, password = map(unquote, login.partition(":"))
+    known = HTTPPasswordMgrWithDefaultRealm()
+    known.add_password(None, address, name, password)
+    return address, build_opener(HTTPBasicAuthHandler(known), HTTPDigestAuthHandler(known))
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

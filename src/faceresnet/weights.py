@@ -53,7 +53,7 @@ def locate(model: str | os.PathLike[str] = DEFAULT_MODEL) -> Path:
     if name in known:
         return known[name]
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(path):  # is_file() raises for a name that is too long for a file
         return path
     if name in PUBLISHED:
         return _published(name)

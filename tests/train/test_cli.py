@@ -282,6 +282,19 @@ def test_export_is_refused_in_one_line(capsys, trained, tmp_path, arguments, say
 # --- data pack ---
 
 
+@pytest.mark.parametrize("archive", ["wider_face_split.zip", "WIDER_val.zip"])
+def test_no_shard_takes_the_place_of_an_archive_of_the_data_set(capsys, data, tmp_path, archive):
+    (tmp_path / "sets").symlink_to(data)
+    (place := data / archive).write_bytes(b"published")
+    given = ["--data", tmp_path / "sets", "--out", place, "--event", "event"]
+    try:
+        says = refuse(capsys, "data", "pack", *given)
+        assert f"{archive} is part of the data set" in says
+        assert place.read_bytes() == b"published"
+    finally:
+        place.unlink()
+
+
 def test_a_data_set_becomes_a_shard(capsys, data, tmp_path):
     out = tmp_path / "shard.zip"
     printed = succeed(capsys, "data", "pack", "--data", data, "--out", out, "--max-side", "64")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import warnings
 from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -286,6 +288,18 @@ def test_a_run_in_two_processes_ends_when_it_is_told_to(data, tmp_path):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGTERM, errors.decode()
+
+
+def test_a_signal_to_the_whole_group_leaves_the_batches_to_the_training(data):
+    photos = PhotoSet(read_split(data, "train"))
+    made = batches.Data(photos, small_recipe(iterations=8, epoch=8), 1, None)
+    made.trainer = SimpleNamespace(global_step=0, global_rank=0)
+    loader = iter(made.train_dataloader())
+    next(loader)
+    for process in multiprocessing.active_children():
+        subprocess.run(["kill", "-TERM", str(process.pid)], check=True)
+    time.sleep(0.2)
+    assert len(list(loader)) == 7
 
 
 # --- refusals ---

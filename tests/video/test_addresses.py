@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from faceresnet.video.addresses import Source, as_name, mask, parse_sources
+from faceresnet.video.addresses import Source, as_name, mask, mask_password, parse_sources
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,21 @@ def test_secrets_are_masked(text, masked):
     if masked is not None:
         assert mask(text) == masked
     assert mask(mask(text)) == mask(text)
+
+
+@pytest.mark.parametrize(
+    ("address", "named"),
+    [
+        ("http://joe:geheim@cam:80/x.jpg?p=1", "http://joe:***@cam:80/x.jpg?p=1"),
+        ("http://joe:ge@heim@cam/x.jpg", "http://joe:***@cam/x.jpg"),
+        ("http://cam:80/a@2x.jpg", "http://cam:80/a@2x.jpg"),
+        ("http://cam/a:b@2x.jpg", "http://cam/a:b@2x.jpg"),
+        ("abfs://folder@account.net/x.jpg", "abfs://folder@account.net/x.jpg"),
+        ("a b:c@d.jpg", "a b:c@d.jpg"),
+    ],
+)
+def test_results_name_addresses_without_passwords(address, named):
+    assert mask_password(address) == named
 
 
 SECRETS = st.text(
@@ -106,6 +121,8 @@ def test_a_list_of_cameras_is_read_from_a_file(tmp_path):
     ("arguments", "message"),
     [
         (["gone.mp4"], "no video file is called 'gone.mp4'"),
+        (["x" * 300], "no video file is called 'xxx"),
+        (["a=" + "x" * 300], "no video file is called 'xxx"),
         (["ftp://u:geheim@host/x"], r"'ftp://\*\*\*@host/x' is no address of a camera"),
         (["rtsp://"], "is no address of a camera"),
         (["rtsp://u:geheim@h/1", "rtsp://u:geheim@h/1"], r"rtsp://\*\*\*@h/1 is given twice"),

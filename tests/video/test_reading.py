@@ -241,6 +241,7 @@ def test_no_damage_hangs_or_crashes(tmp_path, seed):
     ("source", "message"),
     [
         ("gone.mp4", "there is no video file gone.mp4"),
+        ("x" * 300, "there is no video file xxx"),
         (".", "is a folder"),
         ("text.mp4", "it is no video"),
         ("empty.mp4", "it is no video"),

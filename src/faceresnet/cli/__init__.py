@@ -29,6 +29,7 @@ from faceresnet.cli import (
     video,
     watch,
 )
+from faceresnet.cli.failures import said
 from faceresnet.cli.names import take_every_name
 from faceresnet.errors import FaceResNetError, one_line, reason
 
@@ -176,4 +177,4 @@ def _refuse_empty(arguments: list[str]) -> None:
 def _message(error: Exception) -> str:
     """What an error says, in one line."""
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    return one_line(message) or type(error).__name__
+    return said(message) or type(error).__name__

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from faceresnet.cli.failures import said
 from faceresnet.cli.options import (
     DETECTOR,
     Crowds,
@@ -47,7 +48,8 @@ def batch(
         str,
         typer.Option(
             help="Folder for the results, a path or an address. The same command goes on with a "
-            "job that was broken off."
+            "job that was broken off, by the listing that it began with: photos added since need "
+            "another --out."
         ),
     ],
     format: Annotated[str, typer.Option(help="Of the results: parquet or jsonl.")] = "parquet",
@@ -172,7 +174,7 @@ def _report(summary: Summary, out: str) -> None:
         if summary.photos_now
         else "nothing left to do"
     )
-    print(f"{photos}, {faces}{errors}; {count(summary.parts, 'part')} in {out} ({speed})")
+    print(f"{photos}, {faces}{errors}; {count(summary.parts, 'part')} in {said(out)} ({speed})")
 
 
 class _Display:
@@ -225,10 +227,11 @@ class _Display:
         self._progress.reset(
             self._task, total=job.photos, completed=job.done.photos, description="Detecting"
         )
-        if self._before and not job.is_finished:
-            self._progress.console.print(
-                f"faceresnet: {self._before:,} of {self._total:,} photos are done already"
-            )
+        if job.resumed:
+            done = f"faceresnet: {self._before:,} of {self._total:,} photos are done already"
+            if job.may_grow:
+                done += "; photos added since the job began need another --out"
+            self._progress.console.print(done, soft_wrap=True)
 
     def advance(self, number: int) -> None:
         """So many photos more are done; called from several threads."""

@@ -87,10 +87,17 @@ def pack(
     ] = None,
 ) -> None:
     """Pack a data set into one file to move, which train and evaluate read as it is."""
+    import os
+
     from faceresnet import shards
+    from faceresnet.widerface import SPLITS, Layout
 
     if out.suffix != ".zip":
         raise ValueError(f"--out must end in .zip, got {out}")
+    for layout in (Layout(data, split) for split in SPLITS):
+        for archive in (layout.images_archive, layout.labels_archive):
+            if os.path.realpath(out) == os.path.realpath(archive):
+                raise ValueError(f"{out} is part of the data set: choose another file")
     splits = read_splits(data, event)
     total = sum(map(len, splits.values()))
     with sigterm_interrupts():
@@ -106,10 +113,18 @@ def relabel(
     out: Relabelled,
     model: Model = "faceresnet-n",
     teach: Annotated[
-        float, typer.Option(help="Score from which a face in an ignored box becomes a face.")
+        float,
+        typer.Option(
+            help="Detections with at least this score inside a box marked 'ignore' become "
+            "labelled faces."
+        ),
     ] = 0.5,
     ignore: Annotated[
-        float, typer.Option(help="Score from which a face that no box covers is ignored.")
+        float,
+        typer.Option(
+            help="Detections with at least this score outside all boxes are marked 'ignore' "
+            "(neither face nor background)."
+        ),
     ] = 0.3,
     complete: Annotated[
         list[str] | None,

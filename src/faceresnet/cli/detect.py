@@ -71,7 +71,8 @@ def detect(
     format: Annotated[
         str | None,
         typer.Option(
-            help="json, jsonl, csv, coco, or yolo and wider, which fill a folder.",
+            help="json, jsonl, csv (a line for each face: photos without one have none), coco, or "
+            "yolo and wider, which fill a folder.",
             show_default="by the suffix of --output, else json",
             rich_help_panel=RESULTS,
         ),

@@ -359,9 +359,9 @@ def _print(report: Report) -> None:
         scores.add_row(f"{score:g}", _figure(right, 3), _figure(found, 3))
     name = report.whole.name.replace("[", r"\[")
     photos, answered, boxes = report.faceless
-    everywhere = ", in photos without a listed face too" if photos else ""
+    everywhere = ", photos without a listed face included" if photos else ""
     console.print(
-        f"\n[bold]By score[/] (of {name}, detections from it on{everywhere})", highlight=False
+        f"\n[bold]By lowest score that counts[/] (of {name}{everywhere})", highlight=False
     )
     console.print(scores)
     if photos:

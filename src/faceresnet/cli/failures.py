@@ -26,6 +26,13 @@ def require(what: str, extra: str, *modules: str) -> None:
         raise MissingExtraError(what, extra)
 
 
+def said(message: str) -> str:
+    """A message in one line, without the secrets of the addresses in it."""
+    from faceresnet.video.addresses import mask
+
+    return mask(one_line(message))
+
+
 def end_with(failures: Sequence[Exception], total: int, undone: str) -> None:
     """List what failed on standard error and end with status 1; nothing where nothing failed.
 
@@ -35,7 +42,7 @@ def end_with(failures: Sequence[Exception], total: int, undone: str) -> None:
         undone: what the files are not: ``not read``.
     """
     for failure in failures:
-        print(f"faceresnet: {one_line(str(failure))}", file=sys.stderr)
+        print(f"faceresnet: {said(str(failure))}", file=sys.stderr)
     if failures:
         print(f"faceresnet: {len(failures)} of {total} {undone}", file=sys.stderr)
         raise typer.Exit(1)

@@ -28,6 +28,10 @@ FOLDER_FORMATS = ("yolo", "wider")
 STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1")
 #: What a file's suffix says about its layout; every other suffix says nothing.
 FORMAT_BY_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+#: Suffixes of layouts that one might expect, and that nothing here writes.
+UNWRITTEN = frozenset(
+    {".html", ".ods", ".parquet", ".tsv", ".xls", ".xlsx", ".xml", ".yaml", ".yml"}
+)
 
 
 class Results:
@@ -68,7 +72,7 @@ def open_results(format: str | None, destination: str | None, *, hint: bool = Fa
         hint: end the table by saying what else can be had.
 
     Raises:
-        ValueError: no such layout, or a layout that needs a folder got none.
+        ValueError: no such layout, also by the suffix, or a layout that needs a folder got none.
     """
     if format is not None and format not in FILE_FORMATS + FOLDER_FORMATS:
         known = ", ".join(FILE_FORMATS + FOLDER_FORMATS)
@@ -84,6 +88,11 @@ def open_results(format: str | None, destination: str | None, *, hint: bool = Fa
     path = None if destination in (None, *STANDARD_OUTPUT) else Path(destination)
     if format is None and path is not None:
         format = FORMAT_BY_SUFFIX.get(path.suffix.lower())
+        if path.suffix.lower() in UNWRITTEN:
+            raise ValueError(
+                f"--output ends in {path.suffix}, a layout that is not written here: end it in "
+                ".csv, .jsonl or .json, or give --format"
+            )
     if path is not None and path.is_dir():
         raise ValueError(f"--output needs a file or - for this format, {path} is a folder")
     if format in ("jsonl", "csv"):

@@ -19,6 +19,7 @@ from faceresnet import download, images
 from faceresnet.cli.options import VIDEO_SUFFIXES
 from faceresnet.cli.progress import count
 from faceresnet.errors import DataError, ImageError, printable, reason
+from faceresnet.video.addresses import mask_password
 
 #: Suffixes kept for pictures with boxes; other formats become .png.
 KEPT_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp"])
@@ -35,15 +36,17 @@ class Source:
     """One photo to look at.
 
     Attributes:
-        name: what the user calls it: path, address, or ``stdin``.
+        name: what results call it: path, address without its password, or ``stdin``.
         target: where its results go below an output folder, without suffix; unique in one run.
         path: of its file, None for standard input and addresses.
+        address: as given, where it is one.
         renamed: whether `target` has a number because another photo's had its name.
     """
 
     name: str
     target: PurePath
     path: Path | None = None
+    address: str = ""
     renamed: bool = False
 
     @property
@@ -71,7 +74,7 @@ class Source:
                 if self.path.suffix.lower() not in VIDEO_SUFFIXES or not self.path.is_file():
                     raise
                 raise ImageError(f"{self.path} is a video: see 'faceresnet video'") from error
-        content = _read_stdin() if self.is_stdin else _download(self.name)
+        content = _read_stdin() if self.is_stdin else _download(self.address)
         try:
             return images.read(content, max_pixels=max_pixels)
         except ImageError as error:
@@ -97,8 +100,9 @@ def expand(arguments: Sequence[str], *, recursive: bool = False) -> list[Source]
         identity = os.path.realpath(path) if path else name
         if identity not in seen:
             seen.add(identity)
+            shown = name if path else mask_password(name)
             unique = _unique(target, taken)
-            sources.append(Source(name, unique, path, renamed=unique != target))
+            sources.append(Source(shown, unique, path, name, renamed=unique != target))
     tell_left_out(Counter(path.suffix.lower() for path in left_out))
     return sources
 

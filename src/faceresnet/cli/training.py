@@ -64,8 +64,9 @@ def train(
         list[str] | None,
         typer.Option(
             help="Distillation: a model that says how sure one can be of each face, such as "
-            "faceresnet-50; several, each with its own --teacher, say so together. It runs on "
-            "the CPU, in the training process, and so does what --workers would do.",
+            "faceresnet-50; several, each with its own --teacher, say so together. The "
+            "teacher runs on the CPU inside the training process; batches are then made there "
+            "too, and --workers has no effect.",
             metavar="NAME|FILE",
         ),
     ] = None,

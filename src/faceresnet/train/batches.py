@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import lightning
@@ -91,7 +92,7 @@ class Data(lightning.LightningDataModule):
             batch_size=None,
             num_workers=self.workers,
             multiprocessing_context=fork,
-            worker_init_fn=_single_threaded,
+            worker_init_fn=_set_up,
             pin_memory=self.workers > 0 and torch.cuda.is_available(),
         )
 
@@ -100,8 +101,13 @@ class Data(lightning.LightningDataModule):
         return [0]
 
 
-def _single_threaded(worker: int) -> None:
-    """Keep the threads of OpenCV, one for each core, out of every process that makes batches."""
+def _set_up(worker: int) -> None:
+    """Set up a process that makes batches.
+
+    OpenCV's threads, one for each core, are kept out. SIGTERM, sent to the whole group by `timeout`
+    and service managers, is left to the training process, which ends this one.
+    """
     import cv2
 
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import urllib.parse
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ _SECRET = re.compile(
     r"=([^&\s/;?#'\"]*)",
     re.IGNORECASE,
 )
+_PASSWORD = re.compile(r"^([a-z][a-z0-9+.-]*://[^/?#:@]*:)[^/?#]*@", re.IGNORECASE)
 _IPV6 = re.compile(r"\[[0-9a-f:.]+\](:[0-9]+)?", re.IGNORECASE)
 _NAMED = re.compile(r"(?P<name>\w[\w .-]*)=(?P<address>.+)", re.DOTALL)
 
@@ -26,6 +28,11 @@ _NAMED = re.compile(r"(?P<name>\w[\w .-]*)=(?P<address>.+)", re.DOTALL)
 def mask(text: str) -> str:
     """Replace user names, passwords and tokens in the addresses of a text by ``***``."""
     return _ADDRESS.sub(lambda found: found["scheme"] + _mask_rest(found["rest"]), text)
+
+
+def mask_password(address: str) -> str:
+    """An address as results name it: without a password, and else as it is, to tell it by."""
+    return _PASSWORD.sub(rf"\1{MASK}@", address)
 
 
 def _mask_rest(rest: str) -> str:
@@ -112,14 +119,14 @@ def as_name(text: str) -> str:
 def _split(argument: str) -> tuple[str, str]:
     """Name (may be empty) and address."""
     found = _NAMED.fullmatch(argument)
-    if found is None or Path(argument).exists():
+    if found is None or os.path.exists(argument):
         return "", argument
     return found["name"], found["address"]
 
 
 def _kind(address: str) -> tuple[str | int, bool]:
     """Address as its type, and whether it is live."""
-    if address.isdecimal() and not Path(address).exists():
+    if address.isdecimal() and not os.path.exists(address):
         return int(address), True
     scheme, separator, rest = address.partition("://")
     if separator:
@@ -131,7 +138,7 @@ def _kind(address: str) -> tuple[str | int, bool]:
         return address, True
     if address.startswith("/dev/video"):
         return address, True
-    if not Path(address).is_file():
+    if not os.path.isfile(address):
         raise ValueError(
             f"no video file is called '{mask(address)}': give an address (rtsp://…), a file, "
             "or the index of a camera"

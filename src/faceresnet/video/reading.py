@@ -10,6 +10,7 @@ PyAV decodes. Whatever is broken in a file loses its own frames only; they are c
 from __future__ import annotations
 
 import glob
+import os
 import sys
 import threading
 import time
@@ -419,15 +420,15 @@ class _Place:
     def of(cls, source: str | Path | int) -> _Place:
         text = str(source)
         path = Path(text)
-        if isinstance(source, int) or (text.isdecimal() and not path.exists()):
+        if isinstance(source, int) or (text.isdecimal() and not os.path.exists(text)):
             return cls._camera(int(text))
         if text.startswith("/dev/video"):
             return cls(text, text, format="v4l2")
         if isinstance(source, str) and "://" in text:
             return cls(mask(text), text)
-        if path.is_dir():
+        if os.path.isdir(text):
             raise VideoError(f"{text} is a folder, a video file was expected")
-        if not path.exists():
+        if not os.path.exists(text):
             raise VideoError(f"there is no video file {text}")
         return cls(text, f"file:{text}", path)
 

@@ -175,9 +175,13 @@ def change_list(photos):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"threshold": 0.9}, "begun with threshold unset, not 0.9"),
-        ({"format": "jsonl"}, "begun with format parquet, not jsonl"),
-        ({"model": "faceresnet-n"}, "begun with model sha256"),
+        ({"threshold": 0.9}, "begun without --threshold, and is now to go on with --threshold 0.9"),
+        ({"shard_size": None}, "begun with --shard-size 4, and is now to go on without"),
+        ({"format": "jsonl"}, "begun with --format parquet, and is now to go on with --format jso"),
+        ({"crowds": False}, "begun with --crowds, and is now to go on with --no-crowds"),
+        ({"tile": False}, "begun with --tile auto, and is now to go on with --tile off"),
+        ({"max_pixels": None}, "and is now to go on with --max-pixels 0: give the same, or choose"),
+        ({"model": "faceresnet-n"}, "begun with a --model of sha256"),
         ({"source": "photos"}, "holds a job for .*list.txt, not .*photos"),
         ({"source": change_list}, "list.txt has changed since"),
     ],

@@ -65,6 +65,7 @@ def test_a_list(folder):
     entries = list(list_entries("list.txt"))
     assert entries == ["a b.jpg", "https://x/y.jpg", "# no comment", "a b.jpg", "\udcff.jpg"]
     assert name(entries[-1]) == r"\xff.jpg"
+    assert name("http://joe:geheim@cam/x.jpg") == "http://joe:***@cam/x.jpg"
     assert os.fsencode(entries[-1]) == b"\xff.jpg"
 
 

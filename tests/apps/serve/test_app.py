@@ -116,6 +116,13 @@ def test_bodies_that_are_too_large(blobs, photo):
     assert code(blobs.post("/v1/detect", files={"f": large})) == (413, "body_too_large")
 
 
+@pytest.mark.parametrize(("size", "status"), [(1_000, 422), (150_000, 413)])
+def test_photos_in_json(blobs, size, status):
+    answer = blobs.post("/v1/detect", json={"image": "A" * size})
+    assert answer.status_code == status
+    assert "photos do not travel in JSON: send them as a form" in answer.json()["error"]["message"]
+
+
 def test_photos_that_are_too_large(blobs):
     """1,000,000 pixels are allowed; one more is not, and it is not decoded."""
     assert blobs.post("/v1/detect", content=grey(1000, 1000)).status_code == 200

@@ -86,15 +86,27 @@ class Job:
         photos: entries of the listing.
         shard_size: of them in a part; the last may have fewer.
         done: what is in the parts that are there already.
+        resumed: whether the listing is an earlier run's.
+        may_grow: whether the source, such as a folder, may name more photos by now; others are
+            refused when they change.
     """
 
-    def __init__(self, storage: Storage, options: BatchOptions, facts: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        options: BatchOptions,
+        facts: dict[str, Any],
+        *,
+        resumed: bool = False,
+    ) -> None:
         self._storage = storage
         self._options = options
         self._facts = facts
         self.left_out: dict[str, int] = facts.get("left_out", {})
         self.photos: int = facts["photos"]
         self.shard_size: int = facts["shard_size"]
+        self.resumed = resumed
+        self.may_grow = not facts["fingerprint"]
         self._finished = self._read_summary()
         self._there: set[int] = set()
         self.done = self._finished or self._count_parts()
@@ -281,7 +293,7 @@ def _open_job(
             facts = _parse(file.read())
         try:
             _compare(facts, asked)
-            return Job(storage, options, facts)
+            return Job(storage, options, facts, resumed=True)
         except DataError:
             if parts:  # else nothing is lost by beginning anew
                 raise
@@ -344,11 +356,9 @@ def _compare(facts: dict[str, Any], asked: dict[str, Any]) -> None:
     for name, value in asked["options"].items():
         before = facts["options"].get(name)
         if before != value:
-            if name == "model":
-                before, value = f"sha256 {before[:12]}", f"sha256 {value[:12]}"
             raise DataError(
-                f"the folder's job was begun with {name} {_said(before)}, not {_said(value)}: "
-                "give the same, or choose another folder"
+                f"the folder's job was begun {_said(name, before)}, and is now to go on "
+                f"{_said(name, value)}: give the same, or choose another --out"
             )
 
 
@@ -366,9 +376,18 @@ def require_engine(engine: str) -> None:
         raise MissingExtraError("faceresnet batch --engine ray", "ray")
 
 
-def _said(value: object) -> object:
-    """An option's value for people."""
-    return "unset" if value is None else value
+def _said(name: str, value: Any) -> str:
+    """How an option is given on the command line."""
+    option = f"--{name.replace('_', '-')}"
+    if name == "model":
+        return f"with a {option} of sha256 {value[:12]}"
+    if name == "max_pixels":
+        value = value or 0
+    elif name == "tile" and isinstance(value, bool):
+        value = "on" if value else "off"
+    if isinstance(value, bool):
+        return f"with {option}" if value else f"with --no-{name}"
+    return f"without {option}" if value is None else f"with {option} {value}"
 
 
 def read_parts(storage: Storage) -> Iterator[dict[str, Any]]:

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias, cast
 from faceresnet import images
 from faceresnet.apps.batch.rows import require_pyarrow
 from faceresnet.errors import DataError, MissingExtraError, reason
+from faceresnet.video.addresses import mask_password
 
 TABLES = frozenset([".parquet", ".parq"])
 STDIN = "-"
@@ -51,8 +52,8 @@ def from_json(value: Any) -> Entry:
 
 
 def name(entry: Entry) -> str:
-    """What rows call an entry; bytes that are no UTF-8 are written with a backslash and x."""
-    text = entry if isinstance(entry, str) else f"{entry.file}#{entry.row}"
+    """What rows call an entry: no password, and a backslash and x for bytes that are no UTF-8."""
+    text = mask_password(entry if isinstance(entry, str) else f"{entry.file}#{entry.row}")
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -32,6 +32,7 @@ EXPECTED = (
     "send a photo as the body with its Content-Type (image/jpeg, …), or a form with files "
     "(multipart/form-data)"
 )
+NOT_IN_JSON = "photos do not travel in JSON: send them as a form or as the body"
 FILENAME = "a photo's part needs a filename, not filename* alone"
 
 
@@ -96,7 +97,7 @@ async def receive(
         async with asyncio.timeout(settings.timeout_s):
             if kind != "application/json":
                 return await _photos(request, kind, settings, intake)
-            body = await _whole(request, intake, min(JSON_BYTES, settings.max_bytes))
+            body = await _whole(request, intake, min(JSON_BYTES, settings.max_bytes), NOT_IN_JSON)
             addresses = _addresses(body, settings.max_images)
     except TimeoutError as error:
         raise Refusal(
@@ -141,19 +142,21 @@ async def _photos(request: Request, kind: str, settings: Settings, intake: Intak
     raise Refusal("unsupported_type", f"the body is {kind[:80]}: {EXPECTED}{hint}")
 
 
-async def _counted(request: Request, intake: Intake, limit: int) -> AsyncGenerator[bytes, None]:
-    """Chunks of a body of `limit` bytes at most."""
+async def _counted(
+    request: Request, intake: Intake, limit: int, advice: str = "send less at a time"
+) -> AsyncGenerator[bytes, None]:
+    """Chunks of a body of `limit` bytes at most; `advice` is for who sends more."""
     size = 0
     async for chunk in request.stream():
         intake.add(len(chunk))
         size += len(chunk)
         if size > limit:
-            raise _too_large(limit)
+            raise _too_large(limit, advice)
         yield chunk
 
 
-async def _whole(request: Request, intake: Intake, limit: int) -> bytes:
-    return b"".join([chunk async for chunk in _counted(request, intake, limit)])
+async def _whole(request: Request, intake: Intake, limit: int, *advice: str) -> bytes:
+    return b"".join([chunk async for chunk in _counted(request, intake, limit, *advice)])
 
 
 class _InMemory(MultiPartParser):
@@ -229,13 +232,11 @@ def _addresses(body: bytes, max_images: int) -> list[str]:
             if len(addresses) > max_images:
                 raise _too_many(max_images)
             return addresses
-    raise Refusal("invalid_request", f"the JSON names no address: {expected}")
+    raise Refusal("invalid_request", f"the JSON names no address: {expected}; {NOT_IN_JSON}")
 
 
-def _too_large(limit: int) -> Refusal:
-    return Refusal(
-        "body_too_large", f"the body is larger than {limit:,} bytes: send less at a time"
-    )
+def _too_large(limit: int, advice: str = "send less at a time") -> Refusal:
+    return Refusal("body_too_large", f"the body is larger than {limit:,} bytes: {advice}")
 
 
 def _too_many(limit: int) -> Refusal:
