@@ -81,7 +81,7 @@ def test_one_photo_to_a_file(photos, run, method, shape):
 def test_the_photos_of_telephones_that_hold_several_pictures_are_photos(photos, run):
     with Image.open("a/x.jpg") as photo:
         photo.save("a/x.mpo", save_all=True, append_images=[photo.copy()])
-    status, out, err = run("a", "--out", "out", "--method", "box")
+    status, _, err = run("a", "--out", "out", "--method", "box")
     assert status == 0
     assert "x.mpo" not in err
     assert not faces_show("out/x.mpo")

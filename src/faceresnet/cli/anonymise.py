@@ -20,6 +20,7 @@ from faceresnet.cli.options import (
     Model,
     Recursive,
     Threads,
+    Turned,
     pixel_limit,
 )
 from faceresnet.cli.progress import count, progress, table
@@ -82,6 +83,7 @@ def anonymise(
             rich_help_panel=DETECTOR,
         ),
     ] = None,
+    turned: Turned = False,
     engine: Engine = "openvino",
     device: Device = "cpu",
     threads: Threads = None,
@@ -104,7 +106,7 @@ def anonymise(
     if any(job.is_video and job.path.exists() for job in todo):
         require("anonymising videos", "video", "av", "trackers")
     detector = FaceDetector(
-        model, threshold=threshold, engine=engine, device=device, threads=threads
+        model, threshold=threshold, turned=turned, engine=engine, device=device, threads=threads
     )
     limit = pixel_limit(max_pixels)
     report = _Report()
