@@ -49,6 +49,17 @@ def test_a_folder_and_the_same_again(photos, run):
     assert (photos / "out" / "part-00000.jsonl").stat() == written
 
 
+def test_what_is_not_named_as_a_photo_is_counted_each_time(photos, run):
+    for name in ("raw.heic", "scan", "0000.png.xmp"):
+        Path("photos", name).touch()
+    for _ in range(2):
+        _, out, err = run("photos", "--out", "out", "--workers", "1", "--format", "jsonl")
+        assert out.startswith("9 photos")
+        assert err.splitlines()[0] == (
+            "faceresnet: 2 files left out, not named as photos are: without suffix 1, .heic 1"
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -181,7 +192,7 @@ def test_a_line_a_minute_where_there_is_no_terminal(capsys, monkeypatch):
         photos = 10
 
     class Job:
-        photos, done, is_finished = 100, Done, False
+        photos, done, is_finished, left_out = 100, Done, False, None
 
     monkeypatch.setattr(batch, "LINE_S", 0.0)
     with batch._Display() as display:

@@ -287,6 +287,16 @@ def test_names_are_explained_only_where_files_are_called_so(photos, run):
     assert run("detect", "a", "b", "-r", "--json", "faces.json")[::2] == (0, "")
 
 
+def test_what_is_not_named_as_a_photo_is_counted(photos, run):
+    for name in ("a/1.HEIC", "a/2.heic", "a/scan", "b/deep/film.mp4", "a/x.png.xmp", "a/.hidden"):
+        Path(name).touch()
+    status, _, err = run("detect", "a", "b", "a", "-r", "--json", "faces.json")
+    assert status == 0
+    assert err == (
+        "faceresnet: 4 files left out, not named as photos are: without suffix 1, .heic 2, .mp4 1\n"
+    )
+
+
 def test_yolo_and_wider_fill_folders(photos, run):
     for format in ("yolo", "wider"):
         status, _, err = run("detect", "a", "b", "-r", "--format", format, "--json", format)

@@ -31,6 +31,8 @@ SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"}
     | {".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
+#: Files that nobody takes for photos, as they lie beside them.
+COMPANIONS = frozenset({".csv", ".ini", ".json", ".md", ".txt", ".xml", ".xmp"})
 #: Largest photo read by default, in pixels (10,000 × 20,000; 600 MB as RGB). Files that claim more
 #: are refused as decompression bombs unless the caller raises the limit.
 MAX_PIXELS = 200_000_000

@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 VIDEO = "Video"
 
-#: What nobody expects to be covered in a folder of photos.
-IGNORED_SUFFIXES = frozenset({".csv", ".ini", ".json", ".md", ".txt", ".xml", ".xmp"})
-
 
 def anonymise(
     source: Annotated[list[str], typer.Argument(help="Photos, videos, folders or globs.")],
@@ -188,7 +185,7 @@ def _find(
     """Each file once, with its place below its folder; and what was passed over in folders."""
     import glob
 
-    from faceresnet.images import SUFFIXES
+    from faceresnet.images import COMPANIONS, SUFFIXES
 
     # By real path, of os.path: Path.resolve refuses links that lead round in a circle.
     found: dict[str, tuple[Path, PurePath]] = {}
@@ -210,7 +207,7 @@ def _find(
         for path in _below(folder, out, recursive):
             if path.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES:
                 found.setdefault(os.path.realpath(path), (path, path.relative_to(folder)))
-            elif path.suffix.lower() not in IGNORED_SUFFIXES:
+            elif path.suffix.lower() not in COMPANIONS:
                 ignored.append(path)
     return list(found.values()), ignored
 

@@ -22,7 +22,7 @@ from faceresnet.cli.options import (
     parse_tile,
     pixel_limit,
 )
-from faceresnet.cli.progress import count
+from faceresnet.cli.progress import count, tell_left_out
 from faceresnet.cli.signals import sigterm_interrupts
 
 if TYPE_CHECKING:
@@ -218,6 +218,7 @@ class _Display:
 
     def start(self, job: Job) -> None:
         """The listing is done, and perhaps some of the photos."""
+        tell_left_out(job.left_out)
         self._total, self._before, self._done = job.photos, job.done.photos, job.done.photos
         self._began = self._said = self._clock()
         self._progress.reset(

@@ -8,7 +8,7 @@ import os
 import sys
 import urllib.error
 import urllib.parse
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from pathlib import Path, PurePath
 
 from faceresnet import download, images
 from faceresnet.cli.options import VIDEO_SUFFIXES
+from faceresnet.cli.progress import tell_left_out
 from faceresnet.errors import DataError, ImageError, reason
 
 #: Suffixes kept for pictures with boxes; other formats become .png.
@@ -78,7 +79,7 @@ class Source:
 
 
 def expand(arguments: Sequence[str], *, recursive: bool = False) -> list[Source]:
-    """Photos that the arguments name, each once, in the arguments' order.
+    """Photos that the arguments name, each once, in the arguments' order; says what is left out.
 
     Args:
         arguments: files, folders, globs, http(s) addresses, ``-`` for standard input.
@@ -91,19 +92,21 @@ def expand(arguments: Sequence[str], *, recursive: bool = False) -> list[Source]
     sources: list[Source] = []
     seen: set[str] = set()
     taken: set[str] = set()
-    for name, target, path in _named(arguments, recursive):
+    left_out: set[Path] = set()
+    for name, target, path in _named(arguments, recursive, left_out):
         identity = os.path.realpath(path) if path else name
         if identity not in seen:
             seen.add(identity)
             unique = _unique(target, taken)
             sources.append(Source(name, unique, path, renamed=unique != target))
+    tell_left_out(Counter(path.suffix.lower() for path in left_out))
     return sources
 
 
 def _named(
-    arguments: Sequence[str], recursive: bool
+    arguments: Sequence[str], recursive: bool, left_out: set[Path]
 ) -> Iterator[tuple[str, PurePath, Path | None]]:
-    """Name, target and path of every photo, doubles included."""
+    """Name, target and path of every photo, doubles included; the other files of folders."""
     for argument in arguments:
         path = Path(argument)
         if argument == STDIN:
@@ -111,7 +114,7 @@ def _named(
         elif argument.lower().startswith(("http://", "https://")):
             yield argument, _named_in(argument), None
         elif os.path.isdir(path):
-            yield from _in_folder(path, recursive)
+            yield from _in_folder(path, recursive, left_out)
         elif not os.path.exists(path) and glob.has_magic(argument):
             found = sorted(Path(match) for match in glob.glob(argument, recursive=True))
             found = [match for match in found if match.is_file() and _is_photo(match)]
@@ -152,8 +155,13 @@ def files_in(folder: Path, *, recursive: bool) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
-def _in_folder(folder: Path, recursive: bool) -> Iterator[tuple[str, PurePath, Path | None]]:
-    found = [path for path in files_in(folder, recursive=recursive) if _is_photo(path)]
+def _in_folder(
+    folder: Path, recursive: bool, left_out: set[Path]
+) -> Iterator[tuple[str, PurePath, Path | None]]:
+    files = files_in(folder, recursive=recursive)
+    found = [path for path in files if _is_photo(path)]
+    known = images.SUFFIXES | images.COMPANIONS
+    left_out.update(path for path in files if path.suffix.lower() not in known)
     if not found:
         hint = "" if recursive else " (--recursive looks into its folders)"
         raise ValueError(

@@ -19,6 +19,7 @@ import json
 import os
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
@@ -81,6 +82,7 @@ class Job:
     """A batch that was listed, and may be partly or wholly done.
 
     Attributes:
+        left_out: numbers of files in the folder that are not named as photos are, by suffix.
         photos: entries of the listing.
         shard_size: of them in a part; the last may have fewer.
         done: what is in the parts that are there already.
@@ -90,6 +92,7 @@ class Job:
         self._storage = storage
         self._options = options
         self._facts = facts
+        self.left_out: dict[str, int] = facts.get("left_out", {})
         self.photos: int = facts["photos"]
         self.shard_size: int = facts["shard_size"]
         self._finished = self._read_summary()
@@ -286,8 +289,10 @@ def _open_job(
     elif parts:
         raise DataError(f"the folder holds {parts[0]} of something else: choose another")
     facts = {**asked, "folder": os.getcwd(), "model": model}
-    entries = list_entries(place, options.column, stdin)
+    left_out: Counter[str] = Counter()
+    entries = list_entries(place, options.column, stdin, left_out)
     facts["photos"] = _write_listing(storage, entries, on_listed)
+    facts["left_out"] = left_out
     least, most = SHARD_SIZES
     automatic = min(most, max(least, -(-facts["photos"] // SHARDS)))
     facts["shard_size"] = options.shard_size or automatic

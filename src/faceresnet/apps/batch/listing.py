@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
@@ -114,7 +115,10 @@ def _standard_input() -> BinaryIO:
 
 
 def list_entries(
-    source: str, column: str | None = None, stdin: BinaryIO | None = None
+    source: str,
+    column: str | None = None,
+    stdin: BinaryIO | None = None,
+    left_out: Counter[str] | None = None,
 ) -> Iterator[Entry]:
     """Everything that a source names, in an order that depends on the source only.
 
@@ -126,20 +130,23 @@ def list_entries(
             address of any of these, or ``-`` for a list on standard input.
         column: of the Parquet files.
         stdin: what is on standard input, read from its beginning; None reads that itself.
+        left_out: gets the suffixes of what is in a folder and not named as a photo is.
 
     Raises:
         DataError: there is no such source, it names no photo, or it is broken.
         ValueError: the column has to be named.
     """
     any_found = False
-    for entry in _entries(source, column, stdin):
+    for entry in _entries(source, column, stdin, Counter() if left_out is None else left_out):
         any_found = True
         yield entry
     if not any_found:
         raise DataError(f"{source} names no photo")
 
 
-def _entries(source: str, column: str | None, stdin: BinaryIO | None) -> Iterator[Entry]:
+def _entries(
+    source: str, column: str | None, stdin: BinaryIO | None, left_out: Counter[str]
+) -> Iterator[Entry]:
     if source == STDIN:
         if stdin is not None:
             stdin.seek(0)
@@ -154,6 +161,8 @@ def _entries(source: str, column: str | None, stdin: BinaryIO | None) -> Iterato
                 yield path
             elif suffix in TABLES:
                 tables.append(path)
+            elif suffix not in images.COMPANIONS:
+                left_out[suffix] += 1
         if not photos:
             for table in tables:
                 yield from _cells(table, column)
