@@ -74,6 +74,11 @@ def test_a_file_gives_sentences(clip, run):
     assert err == ""
 
 
+def test_a_name_that_is_changed_is_said(clip, run):
+    _, _, err = run("Front Door=clip.mp4", "--frames", "1")
+    assert err == "faceresnet: 'Front Door' is called Front_Door in all results\n"
+
+
 def test_json_on_standard_output_is_nothing_else(clip, run):
     status, out, _ = run("hall=clip.mp4", "--jsonl", "-", "--save-events", "events")
     assert status == 0

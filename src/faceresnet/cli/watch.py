@@ -167,6 +167,9 @@ def watch(
         )
         files = {source.name for source in sources if not source.live}
         terminal = Terminal(events=not quiet and jsonl != "-", files=files)
+        for camera in sources:
+            if camera.given not in ("", camera.name):
+                terminal.note(f"'{camera.given}' is called {camera.name} in all results")
         watching = Watch(
             detector,
             sources,

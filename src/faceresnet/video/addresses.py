@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import urllib.parse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 #: Protocols that a live picture may come by.
@@ -49,11 +49,13 @@ class Source:
         name: in events, metrics and folders: letters, digits, ``_``, ``-``, ``.``.
         address: URL of a camera, path of a video file, or index of a camera of this machine.
         live: whether it is a camera, which goes on for ever, or a file, which ends.
+        given: the name that the user gave it, which `name` may differ from; empty if none.
     """
 
     name: str
     address: str | int
     live: bool
+    given: str = field(default="", compare=False)
 
 
 def parse_sources(arguments: Sequence[str]) -> list[Source]:
@@ -81,7 +83,7 @@ def parse_sources(arguments: Sequence[str]) -> list[Source]:
             number += 1
             unique = f"{name}-{number}"
         names.add(unique)
-        sources.append(Source(unique, kind, live))
+        sources.append(Source(unique, kind, live, given))
     if not sources:
         raise ValueError("there is nothing to watch: the list of cameras is empty")
     return sources
