@@ -215,6 +215,7 @@ def test_links_that_lead_round_are_named(photos, run):
         (["a", "--out", "out", "--threshold", "2"], "threshold must lie in 0..1"),
         (["a", "--out", "a/notes.txt"], "is a file"),
         (["a/x.jpg", "--out", "x.png"], "keeps the format of a/x.jpg: let --out end in .jpg"),
+        (["scan", "--out", "x.png"], "keeps the format of scan: let --out be a folder"),
         (["empty", "--out", "out"], "no photo or video in empty"),
         (["*.nothing", "--out", "out"], "no file matches *.nothing"),
         (["rtsp://camera/1", "--out", "out"], "is no file"),
@@ -223,6 +224,7 @@ def test_links_that_lead_round_are_named(photos, run):
 )
 def test_bad_arguments_are_refused_in_one_line(photos, run, arguments, message):
     Path("empty").mkdir()
+    Path("scan").write_bytes(Path("a/x.jpg").read_bytes())
     Path("blocked/x.jpg").mkdir(parents=True)
     status, out, err = run(*arguments)
     assert (status, out) == (2, "")

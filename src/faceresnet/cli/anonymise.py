@@ -165,10 +165,8 @@ def _plan(
         path = found[0][0]
         video = path.suffix.lower() in VIDEO_SUFFIXES
         if not video and out.suffix.lower() != path.suffix.lower():
-            raise ValueError(
-                f"the result keeps the format of {path}: let --out end in {path.suffix}, or name "
-                "a folder"
-            )
+            place = f"let --out end in {path.suffix}, or name" if path.suffix else "let --out be"
+            raise ValueError(f"the result keeps the format of {path}: {place} a folder")
         return [_Job(str(path), path, out)], ignored
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out needs a folder for this, {out} is a file")
