@@ -78,6 +78,17 @@ def test_one_photo_to_a_file(photos, run, method, shape):
     assert faces_show("new/y.jpg") == (method != "box")
 
 
+def test_the_photos_of_telephones_that_hold_several_pictures_are_photos(photos, run):
+    with Image.open("a/x.jpg") as photo:
+        photo.save("a/x.mpo", save_all=True, append_images=[photo.copy()])
+    status, _, err = run("a", "--out", "out", "--method", "box")
+    assert status == 0
+    assert "x.mpo" not in err
+    assert not faces_show("out/x.mpo")
+    with Image.open("out/x.mpo") as covered:
+        assert covered.format == "JPEG"
+
+
 def test_names_in_the_table_are_printable(photos, run):
     Path("a/x.jpg").rename("a/\x1b[31mx.jpg")
     status, out, _ = run("a/\x1b[31mx.jpg", "--out", "out")

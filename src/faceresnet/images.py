@@ -28,8 +28,8 @@ Image = UInt8[np.ndarray, "H W 3"]
 
 #: Files that count as photos when a folder or a glob is searched.
 SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"}
-    | {".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
+    {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm"}
+    | {".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
 #: Files that nobody takes for photos, as they lie beside them.
 COMPANIONS = frozenset({".csv", ".ini", ".json", ".md", ".txt", ".xml", ".xmp"})
