@@ -197,7 +197,7 @@ def test_a_line_a_minute_where_there_is_no_terminal(capsys, monkeypatch):
         photos = 10
 
     class Job:
-        photos, done, resumed, may_grow = 100, Done, True, False
+        photos, done, resumed, may_grow, left_out = 100, Done, True, False, None
 
     monkeypatch.setattr(batch, "LINE_S", 0.0)
     with batch._Display() as display:

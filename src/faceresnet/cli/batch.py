@@ -23,7 +23,7 @@ from faceresnet.cli.options import (
     parse_tile,
     pixel_limit,
 )
-from faceresnet.cli.progress import count
+from faceresnet.cli.progress import count, tell_left_out
 from faceresnet.cli.signals import sigterm_interrupts
 from faceresnet.cli.sources import tell_left_out
 

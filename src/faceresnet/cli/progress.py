@@ -1,9 +1,12 @@
-"""What several commands print: a progress bar, tables, and numbers with their nouns."""
+"""What several commands print: progress, tables, numbers with nouns, what is left out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
+
+from faceresnet.errors import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,3 +40,14 @@ def table(*figures: str, of: str | None = None) -> Table:
 def count(number: int, thing: str) -> str:
     """So many things: 1 face, 2 faces."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def tell_left_out(suffixes: Mapping[str, int]) -> None:
+    """Say how many files in folders are left out because they are not named as photos are."""
+    if suffixes:
+        kinds = ", ".join(
+            f"{printable(suffix) or 'without suffix'} {number:,}"
+            for suffix, number in sorted(suffixes.items())
+        )
+        files = count(sum(suffixes.values()), "file")
+        print(f"faceresnet: {files} left out, not named as photos are: {kinds}", file=sys.stderr)

@@ -9,7 +9,7 @@ import sys
 import urllib.error
 import urllib.parse
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +17,8 @@ from pathlib import Path, PurePath
 
 from faceresnet import download, images
 from faceresnet.cli.options import VIDEO_SUFFIXES
-from faceresnet.cli.progress import count
-from faceresnet.errors import DataError, ImageError, printable, reason
+from faceresnet.cli.progress import tell_left_out
+from faceresnet.errors import DataError, ImageError, reason
 from faceresnet.video.addresses import mask_password
 
 #: Suffixes kept for pictures with boxes; other formats become .png.
