@@ -25,7 +25,6 @@ from faceresnet.cli.options import (
 )
 from faceresnet.cli.progress import count, tell_left_out
 from faceresnet.cli.signals import sigterm_interrupts
-from faceresnet.cli.sources import tell_left_out
 
 if TYPE_CHECKING:
     from faceresnet.apps.batch import Summary

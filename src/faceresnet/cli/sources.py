@@ -107,17 +107,6 @@ def expand(arguments: Sequence[str], *, recursive: bool = False) -> list[Source]
     return sources
 
 
-def tell_left_out(suffixes: Mapping[str, int]) -> None:
-    """Say how many files in folders are left out because they are not named as photos are."""
-    if suffixes:
-        kinds = ", ".join(
-            f"{printable(suffix) or 'without suffix'} {number:,}"
-            for suffix, number in sorted(suffixes.items())
-        )
-        files = count(sum(suffixes.values()), "file")
-        print(f"faceresnet: {files} left out, not named as photos are: {kinds}", file=sys.stderr)
-
-
 def _named(
     arguments: Sequence[str], recursive: bool, left_out: set[Path]
 ) -> Iterator[tuple[str, PurePath, Path | None]]:
