@@ -61,11 +61,9 @@ def clear_faces(photos: Sequence[Photo], limit: int) -> list[tuple[np.ndarray, n
 
 def turned(image: np.ndarray, faces: np.ndarray, quarters: int) -> tuple[np.ndarray, np.ndarray]:
     """A photo and its faces (G, 4) px after so many quarter turns to the left."""
-    for _ in range(quarters):
-        x1, y1, x2, y2 = faces.T
-        faces = np.stack([y1, image.shape[1] - x2, y2, image.shape[1] - x1], axis=1)
-        image = np.ascontiguousarray(np.rot90(image))
-    return image, faces
+    size = image.shape[0], image.shape[1]
+    left = boxes.turn_right(faces, size, -quarters % 4)
+    return np.ascontiguousarray(np.rot90(image, quarters)), left
 
 
 def picture(image: np.ndarray, faces: np.ndarray, side: float) -> tuple[np.ndarray, np.ndarray]:

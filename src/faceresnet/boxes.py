@@ -117,10 +117,14 @@ def clip(boxes: Boxes, size: tuple[int, int]) -> Boxes:
     return boxes.clip(0, np.array([width, height, width, height], dtype=np.float32))
 
 
-def turn_right(boxes: Boxes, height: float) -> Boxes:
-    """Boxes (N, 4) px of an image of that height after it is turned to the right by 90 degrees."""
-    x1, y1, x2, y2 = boxes.T
-    return np.stack([height - y2, x1, height - y1, x2], axis=1).astype(np.float32)
+def turn_right(boxes: Boxes, size: tuple[int, int], quarters: int) -> Boxes:
+    """Boxes (N, 4) px of an image of `size` (height, width) px after quarter turns to the right."""
+    height, width = size
+    for _ in range(quarters):
+        x1, y1, x2, y2 = boxes.T
+        boxes = np.stack([height - y2, x1, height - y1, x2], axis=1).astype(np.float32)
+        height, width = width, height
+    return boxes
 
 
 def tighten(boxes: Boxes, excess: float) -> Boxes:

@@ -442,14 +442,9 @@ def _merge(
 
 def _merge_turned(found: Sequence[Detections], spec: ModelSpec) -> Detections:
     """Each face once, of a photo after 0, 1, 2 and 3 quarter turns to the left."""
-    upright = []
-    for quarters, faces in enumerate(found):
-        boxes, (height, width) = faces.boxes, faces.size
-        for _ in range(quarters):
-            boxes = boxes_.turn_right(boxes, height)
-            height, width = width, height
-        upright.append(boxes)
-    boxes = np.concatenate(upright)
+    boxes = np.concatenate(
+        [boxes_.turn_right(faces.boxes, faces.size, k) for k, faces in enumerate(found)]
+    )
     scores = np.concatenate([faces.scores for faces in found])
     kept = boxes_.nms(boxes, scores, spec.nms_iou)
     boxes, scores = boxes[kept], scores[kept]

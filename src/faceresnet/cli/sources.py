@@ -39,7 +39,7 @@ class Source:
         name: what results call it: path, address without its password, or ``stdin``.
         target: where its results go below an output folder, without suffix; unique in one run.
         path: of its file, None for standard input and addresses.
-        address: as given, where it is one.
+        address: what was given, with its password where it is an address.
         renamed: whether `target` has a number because another photo's had its name.
     """
 

@@ -32,6 +32,7 @@ EXPECTED = (
     "send a photo as the body with its Content-Type (image/jpeg, …), or a form with files "
     "(multipart/form-data)"
 )
+SEND_LESS = "send less at a time"
 NOT_IN_JSON = "photos do not travel in JSON: send them as a form or as the body"
 FILENAME = "a photo's part needs a filename, not filename* alone"
 
@@ -143,7 +144,7 @@ async def _photos(request: Request, kind: str, settings: Settings, intake: Intak
 
 
 async def _counted(
-    request: Request, intake: Intake, limit: int, advice: str = "send less at a time"
+    request: Request, intake: Intake, limit: int, advice: str = SEND_LESS
 ) -> AsyncGenerator[bytes, None]:
     """Chunks of a body of `limit` bytes at most; `advice` is for who sends more."""
     size = 0
@@ -155,8 +156,8 @@ async def _counted(
         yield chunk
 
 
-async def _whole(request: Request, intake: Intake, limit: int, *advice: str) -> bytes:
-    return b"".join([chunk async for chunk in _counted(request, intake, limit, *advice)])
+async def _whole(request: Request, intake: Intake, limit: int, advice: str = SEND_LESS) -> bytes:
+    return b"".join([chunk async for chunk in _counted(request, intake, limit, advice)])
 
 
 class _InMemory(MultiPartParser):
@@ -235,7 +236,7 @@ def _addresses(body: bytes, max_images: int) -> list[str]:
     raise Refusal("invalid_request", f"the JSON names no address: {expected}; {NOT_IN_JSON}")
 
 
-def _too_large(limit: int, advice: str = "send less at a time") -> Refusal:
+def _too_large(limit: int, advice: str = SEND_LESS) -> Refusal:
     return Refusal("body_too_large", f"the body is larger than {limit:,} bytes: {advice}")
 
 
