@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import io
+import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -234,6 +235,32 @@ def test_faces_seen_from_all_sides_are_found_once(blob_model):
     for once, of_all in zip(plain, turned, strict=True):
         assert len(once) == len(of_all) == 2
         assert boxes.iou(once.boxes, of_all.boxes).max(axis=1).min() > 0.8
+
+
+@pytest.mark.parametrize(
+    ("upright", "alone", "factor"),
+    [
+        (3, 0.9, (0.9 + 1) / (3 * 0.9 + 1)),
+        (20, 0.9, 1 / math.e),  # no less
+        (0, 0.9, 1),
+        (1, 0.4, 1 / (0.9 + 1)),  # below the model's threshold: not to be expected
+    ],
+)
+def test_odds_of_faces_that_lie_otherwise_than_most_are_lower(blob_model, upright, alone, factor):
+    image = np.zeros((96, 160, 3), np.uint8)
+    image[0, 0] = 255
+
+    def sees(image):
+        if image[0, 0].any():
+            return [(8 * i, 64, 8 * i + 7, 71, 0.9) for i in range(upright)]
+        return [(8, 8, 16, 16, alone)] if image[-1, 0].any() else []  # turned to the left
+
+    detector = scripted(blob_model, sees, pyramid=False, crowds=False, turned=True)
+    scores = detector(image, 0.1).scores
+    np.testing.assert_allclose(scores[:upright], 0.9, rtol=1e-5)
+    odds = factor * alone / (1 - alone)
+    np.testing.assert_allclose(scores[upright:], [odds / (1 + odds)], rtol=1e-5)
+    assert len(detector(image, odds / (1 + odds) + 0.01)) == upright
 
 
 def test_what_is_part_of_a_large_face_is_no_face(blob_model):

@@ -233,7 +233,7 @@ def test_only_a_sure_face_has_ears(score, dropped):
         ((380, 200, 480, 330), 0.75, False),  # a face behind the head
         ((460, 200, 560, 330), 0.7, False),  # one beside it
         ((100, -120, 200, -10), 0.7, False),  # one above it
-        ((380, 200, 410, 240), 0.7, False),  # less than a hundredth of the face
+        ((380, 30, 410, 70), 0.7, False),  # below a hundredth, in a corner of its box
         ((300, 100, 520, 380), 0.7, False),  # more than a quarter of it
     ],
 )
@@ -242,6 +242,22 @@ def test_ears_and_mouths_of_a_large_face_are_no_faces(box, score, dropped):
     scores = np.array([0.8, score], dtype=np.float32)
     assert pyramid.fragments(boxes, scores, np.zeros(2)).tolist() == [False, dropped]
     assert not pyramid.fragments(boxes * 0.4, scores, np.zeros(2)).any(), "small faces have none"
+
+
+@pytest.mark.parametrize(
+    ("score", "box", "its_score", "dropped"),
+    [
+        (0.8, (300, 220, 330, 250), 0.7, True),  # the corner of an eye
+        (0.8, (385, 220, 415, 250), 0.7, True),  # where the face ends
+        (0.8, (410, 220, 440, 250), 0.7, False),  # beside it
+        (0.8, (300, 220, 330, 250), 0.75, False),
+        (0.65, (300, 220, 330, 250), 0.5, False),  # is there a face at all?
+    ],
+)
+def test_nothing_tiny_within_a_sure_face_is_a_face(score, box, its_score, dropped):
+    boxes = np.array([(0, 0, 400, 480), box], dtype=np.float32)
+    scores = np.array([score, its_score], dtype=np.float32)
+    assert pyramid.fragments(boxes, scores, np.zeros(2)).tolist() == [False, dropped]
 
 
 def small_faces(count, side, score=0.5):

@@ -41,6 +41,10 @@ HEAD = np.array([-0.25, -0.1, 0.25, 0.0], np.float32)
 #: that face. Nearly every other face behind the head scores more.
 SURELY_WORSE = 0.9
 SURE = 0.5
+#: Nothing within the face that scores at least so much is another face, however small.
+VERY_SURE = 0.7
+#: A face is this large an ellipse, in half widths and heights of its box.
+OVAL = 1.1
 #: A box this close to an inner border of its tile, px, or in parts of its own size, is cut by it.
 CUT_PX = 2.0
 CUT_FRACTION = 0.04
@@ -344,15 +348,18 @@ def fragments(
     """Which boxes are part of a large face that was found whole.
 
     A fragment was found at a finer scale than the whole face, or at the same one if the whole face
-    is at least `LARGE` px. There are two kinds, told by their area as a part of the face's:
+    is at least `LARGE` px. There are three kinds, told by their area as a part of the face's:
 
     - half of a face, seen alone, can look like a face. Such a box lies in the whole face's, has
       1/16 to 1/2 of its area and no better score.
     - an ear, an eye or a mouth can look like one, too. Such a box lies mostly in the `HEAD`, has
       1/100 to 1/4 of the area and a clearly worse score (`SURELY_WORSE`). A real face behind that
       head may be as small, but scores better.
+    - so can less: the corner of an eye. Such a box lies within the face's oval and has less than
+      1/100 of the area, a clearly worse score, and a face around it that is `VERY_SURE`.
     """
     area = boxes_.area(boxes)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     large = area >= LARGE**2
     is_fragment = np.zeros(len(boxes), dtype=bool)
     for whole in np.flatnonzero((levels > 0) | large):
@@ -367,12 +374,20 @@ def fragments(
         )
         width, height = boxes[whole, 2:] - boxes[whole, :2]
         head = boxes[whole] + HEAD * np.array([width, height, width, height], np.float32)
+        worse = scores <= SURELY_WORSE * scores[whole]
         feature = (
             (boxes_.intersection(boxes, head) >= 0.5 * area)
             & (part >= 1 / 100)
             & (part < 1 / 4)
-            & (scores <= SURELY_WORSE * scores[whole])
+            & worse
             & (scores[whole] >= SURE)
         )
-        is_fragment |= finer & (window | feature)
+        offset = (centres - centres[whole]) / np.array([width / 2, height / 2])
+        speck = (
+            ((offset**2).sum(axis=1) <= OVAL**2)
+            & (part < 1 / 100)
+            & worse
+            & (scores[whole] >= VERY_SURE)
+        )
+        is_fragment |= finer & (window | feature | speck)
     return is_fragment
