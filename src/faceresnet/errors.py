@@ -61,6 +61,23 @@ def how_to_install(extra: str) -> str:
     return f"in the checkout, pip install -c constraints.txt '.[{extra}]'"
 
 
+@contextmanager
+def needs(what: str, extra: str) -> Iterator[None]:
+    """Say which extra is missing where an import fails.
+
+    Args:
+        what: needs it, as the message begins.
+        extra: that holds the package.
+
+    Raises:
+        MissingExtraError: the package is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(what, extra) from error
+
+
 def printable(text: str) -> str:
     """A name without line breaks and other control characters, which a terminal would obey."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
