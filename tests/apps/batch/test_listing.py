@@ -138,6 +138,10 @@ def test_fingerprints(folder):
     assert fingerprint(str(text)) != before
     before = fingerprint(table(folder / "t.parquet", a=["1.jpg"]))
     assert fingerprint(table(folder / "t.parquet", a=["2.jpg"])) != before
+    odd = folder / "list[1].txt"
+    odd.write_text("1.jpg")
+    assert fingerprint(str(odd)) == fingerprint(f"file://{odd}") != "", "it is no glob"
+    assert fingerprint(str(folder / "none*")) == ""
     assert fingerprint(str(folder / "p")) == fingerprint("p/a.jpg") == ""
 
 

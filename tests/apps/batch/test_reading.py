@@ -1,13 +1,15 @@
 import http.server
 import threading
+from types import SimpleNamespace
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from faceresnet.apps.batch import reading
+from faceresnet.apps.batch import listing, reading, worker
 from faceresnet.apps.batch.listing import Cell
+from faceresnet.apps.batch.options import BatchOptions, Plan
 from faceresnet.apps.batch.reading import Reader
 from faceresnet.errors import ImageError
 
@@ -67,6 +69,22 @@ def test_cells_in_any_order(read, tmp_path, row_group_size, rows):
     pq.write_table(pa.table({"p": values}), tmp_path / "t.parquet", row_group_size=row_group_size)
     for row in rows:
         assert read(Cell("t.parquet", row)) == values[row]
+
+
+def test_cells_are_read_ahead_without_opening_their_file_again(tmp_path, monkeypatch):
+    pq.write_table(pa.table({"p": [b"no photo"] * 400}), tmp_path / "t.parquet", row_group_size=50)
+    opened = []
+
+    def open_file(path):
+        opened.append(path)
+        return listing.open_file(path)
+
+    monkeypatch.setattr(reading, "open_file", open_file)
+    plan = Plan(BatchOptions(), "none", str(tmp_path))
+    looker = worker.Looker(plan, SimpleNamespace(batch=lambda photos: list(photos)))
+    looks = looker.look([Cell("t.parquet", row) for row in range(400)])
+    assert all(look.error for look in looks)
+    assert len(opened) == 1
 
 
 def test_cells_of_other_kinds(read, tmp_path):

@@ -195,16 +195,24 @@ def _is_folder(source: str) -> bool:
 
 def _matches(source: str) -> list[str]:
     """The source itself, or what matches it as a glob."""
-    if not glob.has_magic(source):
+    if not _is_pattern(source):
         return [source]
     if is_address(source):
         store, path = open_store(source)
-        found = [] if store.exists(path) else [store.unstrip_protocol(x) for x in store.glob(path)]
-        return sorted(found) or [source]
-    if os.path.exists(source):
-        return [source]
-    found = [path for path in glob.glob(source, recursive=True) if os.path.isfile(path)]
+        found = [store.unstrip_protocol(match) for match in store.glob(path)]
+    else:
+        found = [path for path in glob.glob(source, recursive=True) if os.path.isfile(path)]
     return sorted(found) or [source]
+
+
+def _is_pattern(source: str) -> bool:
+    """Whether it is a glob, and no file that is called so."""
+    if not glob.has_magic(source):
+        return False
+    if is_address(source):
+        store, path = open_store(source)
+        return not store.exists(path)
+    return not os.path.exists(source)
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -347,7 +355,7 @@ def fingerprint(source: str, stdin: BinaryIO | None = None) -> str:
     if source == STDIN and stdin is not None:
         stdin.seek(0)
         return _sha256(stdin)
-    if source == STDIN or glob.has_magic(source) or _is_folder(source):
+    if source == STDIN or _is_pattern(source) or _is_folder(source):
         return ""
     suffix = _suffix(source)
     if suffix in images.SUFFIXES:

@@ -49,25 +49,33 @@ class Reader:
         self._cells: _Cells | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, entry: Entry) -> bytes | Path:
-        """Encoded photo, or the path of a large local one.
+    def __call__(self, entry: Entry | bytes) -> bytes | Path:
+        """Encoded photo, or the path of a large local one; bytes are returned as they are.
 
         Raises:
             ImageError: it cannot be had.
         """
         if isinstance(entry, Cell):
-            with self._lock:
-                value = self._cell(entry)
-            if isinstance(value, bytes):
-                return value
-            if not value:
-                raise ImageError("the cell is empty")
-            entry = value
+            entry = self.value(entry)
+        if isinstance(entry, bytes):
+            return entry
         if not is_address(entry):
             return self._local(os.path.join(self._folder, entry))
         if entry.lower().startswith("file://"):
             return self._local(open_store(entry)[1])
         return _remote(entry)
+
+    def value(self, cell: Cell) -> bytes | str:
+        """What a cell holds: a photo, or where one is. Cheap only in the order of the rows.
+
+        Raises:
+            ImageError: it holds nothing, or cannot be read.
+        """
+        with self._lock:
+            value = self._cell(cell)
+        if not value:
+            raise ImageError("the cell is empty")
+        return value
 
     def _local(self, path: str) -> bytes | Path:
         try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from faceresnet import images
-from faceresnet.apps.batch.listing import Entry
+from faceresnet.apps.batch.listing import Cell, Entry
 from faceresnet.apps.batch.messages import Failed, Ready, Task, receive, send
 from faceresnet.apps.batch.options import BatchOptions, Plan
 from faceresnet.apps.batch.reading import Reader
@@ -48,6 +48,7 @@ class Looker:
         self._detector = detector
         self._reader = Reader(plan.folder, plan.options.column)
         self._pool = ThreadPoolExecutor(READERS)
+        self._cells = ThreadPoolExecutor(1)  # in their order: each step back opens the file anew
 
     def look(self, entries: Sequence[Entry], *, careful: bool = False) -> Iterator[Looked]:
         """What is in each, in their order; see `messages.Task` for `careful`."""
@@ -62,12 +63,11 @@ class Looker:
 
     def _read_ahead(self, entries: Sequence[Entry]) -> Iterator[_Photo]:
         """Read in other threads; on the CPU decoding is left to this one, where it is counted."""
-        read = self._read if self._options.on_cpu else self._read_and_decode
         ahead = max(AHEAD, 0 if self._options.on_cpu else 2 * self._options.together)
         waiting: deque[Future[_Photo]] = deque()
         try:
             for entry in entries:
-                waiting.append(self._pool.submit(read, entry))
+                waiting.append(self._start(entry))
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -76,13 +76,19 @@ class Looker:
             for future in waiting:
                 future.cancel()
 
-    def _read(self, entry: Entry) -> _Photo:
+    def _start(self, entry: Entry) -> Future[_Photo]:
+        read = self._read if self._options.on_cpu else self._read_and_decode
+        if isinstance(entry, Cell):
+            return self._pool.submit(read, self._cells.submit(self._reader.value, entry))
+        return self._pool.submit(read, entry)
+
+    def _read(self, entry: Entry | Future[bytes | str]) -> _Photo:
         try:
-            return self._reader(entry)
+            return self._reader(entry.result() if isinstance(entry, Future) else entry)
         except ImageError as error:
             return error
 
-    def _read_and_decode(self, entry: Entry) -> images.Image | ImageError:
+    def _read_and_decode(self, entry: Entry | Future[bytes | str]) -> images.Image | ImageError:
         return self._decode(self._read(entry))
 
     def _decode(self, photo: _Photo) -> images.Image | ImageError:
