@@ -139,6 +139,14 @@ def test_a_second_run_writes_again_unless_resuming_is_asked_for(photos, run):
     assert Path("out/none.jpg").read_bytes() != b"old"
 
 
+def test_results_of_an_earlier_run_are_no_photos_to_a_glob(photos, run):
+    for _ in range(2):
+        assert run("a/**/*.jpg", "--out", "a/out", "--method", "box")[0] == 0
+    assert sorted(path.name for path in Path("a/out").iterdir()) == ["none.jpg", "x.jpg"]
+    status, _, err = run("a/out/*.jpg", "--out", "a/out")
+    assert (status, "is the source" in err) == (2, True)
+
+
 def test_no_result_is_taken_for_that_of_a_source_that_came_later(photos):
     pytest.importorskip("av")
 

@@ -133,6 +133,11 @@ def test_bad_arguments_are_refused_in_one_line(photos, run, arguments, message):
     assert err.startswith("faceresnet: ")
 
 
+def test_a_result_may_be_called_as_a_shipped_model(photos, run):
+    assert run("detect", "a/x.png", "--model", "faceresnet-n", "--json", "faceresnet-n")[0] == 0
+    assert Path("faceresnet-n").is_file()
+
+
 def test_what_can_be_no_photo_is_listed_and_the_rest_is_done(photos, run):
     """An address that is none, a name longer than names can be, a line break in a name."""
     sources = ["http://[::1", "x" * 300 + ".jpg", "new\n\x1bline.jpg", "a/x.png"]

@@ -384,8 +384,6 @@ def write(image: Image, path: str | os.PathLike[str]) -> None:
             f"cannot write {path}: {picture.width}×{picture.height} px, more than the {limit:,} px "
             f"a side that {format} holds: use .png"
         )
-    options: dict[str, Any] = (
-        {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
-    )
+    options: dict[str, Any] = {"quality": 92} if format in ("JPEG", "WEBP") else {}
     with while_writing(path, ImageError), replacing(path) as partial:
         picture.save(partial, **options)

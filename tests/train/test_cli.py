@@ -449,6 +449,10 @@ def test_events_without_faces_have_no_ap(blob_model, tmp_path, capsys):
     assert measured(blob_model, spec, faces + scenery).measured == {"all": 1.0, "faces": 1.0}
     assert "nan" not in capsys.readouterr().out
     assert measured(blob_model, spec, scenery) == spec
+    elsewhere = (blob_image((96, 128)), [[40, 30, 80, 70]])
+    missed = write_split(tmp_path / "c", "val", [elsewhere], event="missed")
+    found = measured(blob_model, spec, missed)
+    assert (found.measured["all"], found.threshold) == (0, spec.threshold)
 
 
 def test_the_threshold_is_the_best_for_photos_without_a_face_too(blob_model, tmp_path):

@@ -201,6 +201,7 @@ def _find(
                 matches = [match for match in matches if match.is_file()]
                 if not matches:
                     raise ValueError(f"no file matches {argument}")
+                matches = [match for match in matches if not _lies_in(match, out)] or matches
             for path in matches:
                 found.setdefault(os.path.realpath(path), (path, PurePath(path.name)))
             continue
@@ -216,11 +217,14 @@ def _below(folder: Path, out: Path, recursive: bool) -> Iterator[Path]:
     """Files in a folder that are not hidden, and no results of an earlier run."""
     from faceresnet.cli.sources import files_in
 
-    results = os.path.realpath(out)
-    inside = results != os.path.realpath(folder)
+    inside = os.path.realpath(out) != os.path.realpath(folder)
     for path in files_in(folder, recursive=recursive):
-        if not (inside and Path(os.path.realpath(path)).is_relative_to(results)):
+        if not (inside and _lies_in(path, out)):
             yield path
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _result_names(places: Sequence[PurePath]) -> list[PurePath]:

@@ -20,6 +20,7 @@ from faceresnet.cli.progress import table
 from faceresnet.cli.sources import KEPT_SUFFIXES, Source
 from faceresnet.detections import Detections
 from faceresnet.errors import DataError, printable, while_writing
+from faceresnet.weights import shipped
 
 #: Layouts of --format that make one file, and those that fill a folder.
 FILE_FORMATS = ("json", "jsonl", "csv", "coco")
@@ -129,7 +130,7 @@ def refuse_overwriting(
     Raises:
         ValueError: it would.
     """
-    taken = {os.path.realpath(model): "the model"}
+    taken = {} if model in shipped() else {os.path.realpath(model): "the model"}
     for source in sources:
         if source.path:
             taken[os.path.realpath(source.path)] = "one of the photos"

@@ -322,7 +322,8 @@ def calibration_photos(photos: Sequence[Photo]) -> Sequence[Photo]:
 def measured(file: Path, spec: ModelSpec, validation: Sequence[Photo]) -> ModelSpec:
     """The specification with the AP measured on the validation photos, if they show any face.
 
-    Its threshold is the best one for all of them, those without a face included.
+    Its threshold is the best one for all of them, those without a face included; a model that finds
+    none keeps its own.
     """
     if not validation:
         return spec
@@ -336,8 +337,9 @@ def measured(file: Path, spec: ModelSpec, validation: Sequence[Photo]) -> ModelS
     aps = {event: ap for event, ap in aps.items() if not isnan(ap)}  # an event without faces
     for event, ap in aps.items():
         typer.echo(f"{spec.precision}: AP {ap:.4f} on {event} (val, original size)")
+    threshold = round(report.whole.best_score(), 2) if report.ap else spec.threshold
     return spec.replace(
-        threshold=round(report.whole.best_score(), 2),
+        threshold=threshold,
         measured={event: round(ap, 4) for event, ap in aps.items()},
     )
 
