@@ -44,6 +44,29 @@ def test_the_spec_comes_from_the_file(engine, blob_model):
     assert engine.spec == read_spec(blob_model) == blob_spec()
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="how much memory there is used")
+def test_memory_does_not_grow_with_the_sizes_of_photos():
+    code = """if True:
+        import numpy as np
+        from faceresnet.engine import open_engine
+        from faceresnet.weights import locate
+
+        def pages():
+            with open("/proc/self/statm") as file:
+                return int(file.read().split()[1])
+
+        engine = open_engine(locate(), "openvino", threads=1, repeatable=True)
+        used = []
+        for number in range(120):
+            side = np.zeros((1, 32 + 32 * (number // 12), 32 + 32 * (number % 12), 3), np.uint8)
+            engine(side)
+            used.append(pages())
+        print((used[-1] - used[40]) / used[40])
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.4, "OpenVINO's own limit lets it double"
+
+
 def test_engines_agree_for_every_shape_and_batch(blob_model):
     ours = open_engine(blob_model, "openvino", threads=1)
     theirs = open_engine(blob_model, "onnxruntime", threads=1)

@@ -2,6 +2,7 @@ import json
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +60,10 @@ def test_help_takes_little_more_than_its_library():
     ]
     ours, typers = map(min, zip(*rounds, strict=True))
     assert ours < 2.5 * typers
+
+
+def test_type_checkers_are_told_that_there_are_types():
+    assert Path(faceresnet.__file__).with_name("py.typed").is_file()
 
 
 def test_public_names():

@@ -97,7 +97,7 @@ def read(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image:
         max_pixels: refuse photos of more pixels; None reads any size.
 
     Returns:
-        (H, W, 3) uint8 RGB.
+        (H, W, 3) uint8 RGB; it may be read-only: copy it to draw on it.
 
     Raises:
         ImageError: the file is missing, truncated, larger than `max_pixels` or no image.

@@ -292,6 +292,11 @@ def _parse_labels(
                     f"{source}, line {at + 1}: expected face {index + 1} of {count} of {name} as "
                     f"'x y w h' and flags, found {found!r}."
                 )
+            if 0 < row[2] < 1 and 0 < row[3] < 1:
+                raise DataError(
+                    f"{source}, line {at + 1}: a face of {row[2]:g}×{row[3]:g} px, smaller than a "
+                    "pixel: boxes are 'x y w h' in px, not in parts of the photo."
+                )
             rows.append(row)
             at += 1
         # The authors' lists follow a count of 0 by one line of zeros.
