@@ -277,7 +277,9 @@ def test_names_the_broken_result(tmp_path: Path, text: str, line: int, message: 
 def test_results_that_belong_to_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no result file for any"):
         read_results(tmp_path, NAMES)
-    with pytest.raises(DataError, match=r"expected a folder or a \.zip"):
+    with pytest.raises(DataError, match="there is no photo that"):
+        read_results(tmp_path, [])
+    with pytest.raises(DataError, match=r"\(No such file .*expected a folder or a \.zip"):
         read_results(tmp_path / "none.zip", NAMES)
     for folder in ("one", "two"):
         (tmp_path / folder / "none").mkdir(parents=True)

@@ -43,7 +43,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from faceresnet import boxes, images
-from faceresnet.errors import DataError, ImageError, while_writing
+from faceresnet.errors import DataError, ImageError, reason, while_writing
 
 SPLITS = ("train", "val")
 #: What was found in each photo: its name, and boxes (M, 4) px with scores (M,) in any order.
@@ -451,8 +451,11 @@ def read_results(
         if found is not None:
             results[found] = _parse_result(content.decode(errors="replace"), f"{path}/{file}")
     if not results:
+        if not whole:
+            raise DataError(f"there is no photo that {path} could hold results for.")
         raise DataError(
-            f"{path} has no result file for any of the photos: expected <event>/<name>.txt."
+            f"{path} has no result file for any of {len(whole)} photos: expected such as "
+            f"{_stem(next(iter(whole)))}.txt."
         )
     return results
 
@@ -485,7 +488,8 @@ def _result_files(path: Path) -> Iterator[tuple[str, bytes]]:
                     yield file_name, archive.read(member)
     except ARCHIVE_ERRORS as error:
         raise DataError(
-            f"{path} cannot be read ({error}): expected a folder or a .zip archive of result files."
+            f"{path} cannot be read ({reason(error)}): "
+            "expected a folder or a .zip archive of result files."
         ) from error
 
 
