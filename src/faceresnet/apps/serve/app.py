@@ -21,19 +21,20 @@ from starlette.requests import ClientDisconnect
 
 from faceresnet import __version__, images
 from faceresnet.apps.serve import pages, schema
-from faceresnet.apps.serve.batching import Batcher, Detector, Found, Job, queue_full
+from faceresnet.apps.serve.batching import Batcher, Found, Job, queue_full
 from faceresnet.apps.serve.fetch import Fetcher
 from faceresnet.apps.serve.metrics import Counted, Metrics
 from faceresnet.apps.serve.refusals import Refusal
 from faceresnet.apps.serve.settings import Settings
 from faceresnet.apps.serve.uploads import Held, Intake, receive
+from faceresnet.detector import FaceDetector
 
 logger = logging.getLogger("faceresnet.serve")
 
 #: The photo that a model is warmed with, height and width px: its shape gets a network of its own.
 WARM_SIZE = (480, 640)
 
-Load = Callable[[], Detector]
+Load = Callable[[], FaceDetector]
 
 _key_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="One of the API keys.")
 _bearer = HTTPBearer(auto_error=False, description="The same keys, as a bearer token.")

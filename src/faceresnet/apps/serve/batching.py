@@ -16,29 +16,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from faceresnet import images
 from faceresnet.apps.serve import photos
 from faceresnet.apps.serve.refusals import Refusal
 from faceresnet.detections import Detections
-from faceresnet.spec import ModelSpec
+from faceresnet.detector import FaceDetector
 
 #: Longest wait for the threads to end, in seconds.
 JOIN_S = 10.0
-
-
-class Detector(Protocol):
-    """What of a `FaceDetector` is used here."""
-
-    @property
-    def spec(self) -> ModelSpec:
-        """What the model says about itself."""
-
-    def batch(
-        self, photos: Sequence[images.Image], threshold: float | None = None
-    ) -> list[Detections]:
-        """Find the faces in images."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +82,7 @@ class Batcher:
 
     def __init__(
         self,
-        detector: Detector,
+        detector: FaceDetector,
         *,
         batch_size: int = 8,
         queue_size: int = 128,

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from faceresnet import images
 from faceresnet.apps.watch.events import Event
@@ -40,22 +40,6 @@ EVENTS_FILE = "events.jsonl"
 TRY_AGAIN = frozenset({408, 425, 429, *range(500, 600)})
 
 
-class Outlet(Protocol):
-    """Takes events, one at a time, as slowly as it likes."""
-
-    name: str
-
-    def deliver(self, event: Event, closing: threading.Event) -> None:
-        """Deliver one event; when `closing` is set, without further attempts.
-
-        Raises:
-            Exception: it could not be delivered.
-        """
-
-    def close(self) -> None:
-        """Let go of what is open."""
-
-
 @dataclass(frozen=True)
 class OutboxState:
     """Events delivered, failed and dropped so far, those that wait, and the last failure."""
@@ -69,6 +53,9 @@ class OutboxState:
 
 class Outbox:
     """A bounded queue before an outlet; the oldest event is dropped when it is full.
+
+    The outlet delivers one event at a time, as slowly as it likes; when `closing` is set, without
+    further attempts. It raises whatever it likes where an event could not be delivered.
 
     Args:
         outlet: where the events go.
@@ -361,6 +348,9 @@ class Webhook:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+
+Outlet: TypeAlias = EventFolder | JsonLines | Webhook
 
 
 def drain(outboxes: Sequence[Outbox], patience_s: float, stop: threading.Event) -> None:
