@@ -344,8 +344,7 @@ def as_rgb(picture: av.VideoFrame) -> images.Image:
     unspecified = 2
     hd = picture.colorspace == unspecified and picture.height >= HD_HEIGHT
     colours = {"src_colorspace": "ITU709"} if hd else {}
-    image: images.Image = picture.to_ndarray(format="rgb24", threads=1, **colours)  # type: ignore
-    return image
+    return picture.to_ndarray(format="rgb24", threads=1, **colours)  # type: ignore[arg-type]
 
 
 class _Display:

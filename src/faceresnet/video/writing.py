@@ -266,8 +266,7 @@ def _fitted(image: images.Image, size: tuple[int, int], even: tuple[int, int]) -
     if even == size:
         return np.ascontiguousarray(image)
     below, beside = even[0] - size[0], even[1] - size[1]
-    padded: images.Image = cv2.copyMakeBorder(image, 0, below, 0, beside, cv2.BORDER_REPLICATE)
-    return padded
+    return cv2.copyMakeBorder(image, 0, below, 0, beside, cv2.BORDER_REPLICATE)
 
 
 def _import_av() -> Any:

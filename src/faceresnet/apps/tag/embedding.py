@@ -60,8 +60,7 @@ def read_packet(photo: bytes) -> bytes | None:
     with _exiv2, _opened(photo) as image:
         if "write" not in (image.get_access_mode()["xmp"] or ""):
             raise ImageError("XMP cannot be written into its format: use --sidecar")
-        packet: bytes = image.read_raw_xmp().encode()
-    return packet or None
+        return image.read_raw_xmp().encode() or None
 
 
 def write_packet(photo: bytes, packet: bytes) -> bytes:
