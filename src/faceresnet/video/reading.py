@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from faceresnet import errors, images
-from faceresnet.errors import MissingExtraError, VideoError
+from faceresnet.errors import VideoError, needs
 from faceresnet.video.addresses import mask
 
 if TYPE_CHECKING:
@@ -445,10 +445,8 @@ class _Place:
 def _open_container(
     place: _Place, options: dict[str, str], timeout: tuple[float, float] | None
 ) -> InputContainer:
-    try:
+    with needs("video", "video"):
         import av
-    except ImportError as error:
-        raise MissingExtraError("video", "video") from error
     start = time.monotonic()
     try:
         return av.open(

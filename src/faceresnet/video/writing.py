@@ -21,7 +21,7 @@ import numpy as np
 
 from faceresnet import images
 from faceresnet.atomic import replacing
-from faceresnet.errors import MissingExtraError, VideoError, reason
+from faceresnet.errors import VideoError, reason
 from faceresnet.processors import cores
 from faceresnet.video.reading import HD_HEIGHT, Frame, VideoReader
 from faceresnet.video.sound import add_tone, dts_of
@@ -104,7 +104,8 @@ class VideoWriter:
 
     def _open(self) -> None:
         """Declare the streams."""
-        av = _import_av()
+        import av
+
         like, suffix = self._like, self.target.suffix.lower()
         options = {"movflags": "+faststart"} if suffix in (".mp4", ".m4v", ".mov") else {}
         self._container = av.open(f"file:{self._partial}", "w", container_options=options)
@@ -153,7 +154,8 @@ class VideoWriter:
         Raises:
             VideoError: it cannot be written, as on a full disk.
         """
-        av = _import_av()
+        import av
+
         image = _fitted(images.check(image), self._like.size, self._size)
         picture = av.VideoFrame.from_ndarray(image, format="rgb24")
         picture = picture.reformat(
@@ -174,7 +176,8 @@ class VideoWriter:
 
     def _mux(self, packets: Iterable[av.Packet[Any]]) -> None:
         """Add packets of pictures; what the container finds broken is sound that waited there."""
-        av = _import_av()
+        import av
+
         for packet in packets:
             with suppress(av.error.InvalidDataError):
                 self._container.mux(packet)
@@ -199,7 +202,8 @@ class VideoWriter:
         Raises:
             VideoError: it cannot be finished, or no picture was written.
         """
-        av = _import_av()
+        import av
+
         if kind is not None:
             with suppress(av.FFmpegError, OSError):
                 self._container.close()
@@ -242,7 +246,8 @@ def _refuse(target: Path, like: VideoReader) -> None:
 
 def _add_pictures(container: Any, rate: Fraction, height: int, width: int) -> tuple[str, Any]:
     """A stream of the best encoder that build and container have; its name and itself."""
-    av = _import_av()
+    import av
+
     for name in (*ENCODERS, container.default_video_codec):
         with suppress(ValueError, av.FFmpegError):
             return name, container.add_stream(name, rate=rate, width=width, height=height)
@@ -267,11 +272,3 @@ def _fitted(image: images.Image, size: tuple[int, int], even: tuple[int, int]) -
         return np.ascontiguousarray(image)
     below, beside = even[0] - size[0], even[1] - size[1]
     return cv2.copyMakeBorder(image, 0, below, 0, beside, cv2.BORDER_REPLICATE)
-
-
-def _import_av() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise MissingExtraError("video", "video") from error
-    return av

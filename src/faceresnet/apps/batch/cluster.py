@@ -24,7 +24,7 @@ from faceresnet.apps.batch.options import Plan
 from faceresnet.apps.batch.rows import Counts
 from faceresnet.apps.batch.shards import Part, Shard, make_part
 from faceresnet.apps.batch.supervisor import Supervisor
-from faceresnet.errors import EngineError, MissingExtraError, last_line
+from faceresnet.errors import EngineError, last_line, needs
 
 #: Photos whose names are in memory at a time: the stretch of the listing that one run of Ray Data
 #: works on. At its end the actors wait for the slowest of them.
@@ -56,7 +56,9 @@ def detect_shards(
         EngineError: the cluster cannot be reached or lacks what is asked for, or workers cannot
             start.
     """
-    ray = _import_ray()
+    with needs("faceresnet batch --engine ray", "ray"):
+        import ray
+        import ray.data
     ours = not ray.is_initialized()
     if ours:
         _connect(ray, address)
@@ -75,15 +77,6 @@ def detect_shards(
     finally:
         if ours:
             ray.shutdown()
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise MissingExtraError("faceresnet batch --engine ray", "ray") from error
-    return ray
 
 
 def _connect(ray: Any, address: str | None) -> None:

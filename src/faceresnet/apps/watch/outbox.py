@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from faceresnet import images
 from faceresnet.apps.watch.events import Event
-from faceresnet.errors import FaceResNetError, MissingExtraError, reason, while_writing
+from faceresnet.errors import FaceResNetError, needs, reason, while_writing
 from faceresnet.video.addresses import mask
 
 if TYPE_CHECKING:
@@ -286,10 +286,8 @@ class Webhook:
         timeout_s: float = WEBHOOK_TIMEOUT_S,
         pauses_s: tuple[float, ...] = WEBHOOK_PAUSES_S,
     ) -> None:
-        try:
+        with needs("a webhook", "video"):
             import httpx
-        except ImportError as error:
-            raise MissingExtraError("a webhook", "video") from error
         try:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:
