@@ -37,19 +37,13 @@ def detect_shards(
     workers: int | None,
     timeout_s: float,
     on_photos: Callable[[int], None],
-    address: str | None = None,
+    address: str | None,
 ) -> Iterator[Part]:
-    """Look at shards in Ray actors; parts come as they are done.
+    """Look at shards in Ray actors, else as `local.detect_shards`.
 
-    Args:
-        shards: taken as they are needed.
-        plan: what to do.
-        workers: actors; by default one for each core of the cluster, or for each graphics card
-            where the model runs on one.
-        timeout_s: a photo may take this long.
-        on_photos: called with the number of photos just done.
-        address: of the cluster; by default that of RAY_ADDRESS, one that runs on this machine, or
-            one that is started for this job.
+    There are so many `workers`; by default one for each core of the cluster, or for each graphics
+    card where the model runs on one. The cluster is that of `address`; by default that of
+    RAY_ADDRESS, one that runs on this machine, or one that is started for this job.
 
     Raises:
         MissingExtraError: Ray is not installed.
