@@ -29,6 +29,7 @@ from faceresnet.errors import ImageError, VideoError, printable, reason
 
 if TYPE_CHECKING:
     from faceresnet.apps.anonymise import Covering
+    from faceresnet.apps.anonymise.filling import Filling
     from faceresnet.detector import FaceDetector
     from faceresnet.video.reading import Frame
 
@@ -99,7 +100,6 @@ def anonymise(
     from faceresnet.detector import FaceDetector
 
     covering = Covering(method, margin, shape)
-    Filling(hold_s=hold)  # refuses what it cannot be, before anything is done
     jobs, ignored = _plan(source, out, recursive=recursive, resume=resume)
     _refuse_overwriting(jobs)
     todo = [job for job in jobs if not (resume and job.target.exists())]
@@ -108,6 +108,8 @@ def anonymise(
     detector = FaceDetector(
         model, threshold=threshold, turned=turned, engine=engine, device=device, threads=threads
     )
+    sure_score = min(Filling.sure_score, detector.spec.threshold)
+    filling = Filling(hold_s=hold, sure_score=sure_score)
     limit = pixel_limit(max_pixels)
     report = _Report()
     failures: list[Exception] = []
@@ -115,11 +117,12 @@ def anonymise(
     with sigterm_interrupts():
         for job in progress("Covering", len(todo))(todo) if several else todo:
             try:
-                if job.is_video:
-                    options = _VideoOptions(hold, sound, threads)
-                    report.add(job, *_cover_video(job, detector, covering, options))
-                else:
-                    report.add(job, *_cover_photo(job, detector, covering, limit))
+                covered = (
+                    _cover_video(job, detector, covering, filling, sound=sound, threads=threads)
+                    if job.is_video
+                    else _cover_photo(job, detector, covering, limit)
+                )
+                report.add(job, *covered)
             except (ImageError, VideoError) as error:
                 failures.append(error)
             except OSError as error:
@@ -304,13 +307,6 @@ def _refuse_overwriting(jobs: Sequence[_Job]) -> None:
                 )
 
 
-@dataclass(frozen=True)
-class _VideoOptions:
-    hold_s: float
-    sound: bool
-    threads: int | None
-
-
 def _cover_photo(
     job: _Job, detector: FaceDetector, covering: Covering, max_pixels: int | None
 ) -> tuple[int, int, Sequence[str]]:
@@ -324,11 +320,16 @@ def _cover_photo(
 
 
 def _cover_video(
-    job: _Job, detector: FaceDetector, covering: Covering, options: _VideoOptions
+    job: _Job,
+    detector: FaceDetector,
+    covering: Covering,
+    filling: Filling,
+    *,
+    sound: bool,
+    threads: int | None,
 ) -> tuple[int, int, Sequence[str]]:
     """Faces, frames, and what is not as it was."""
     from faceresnet.apps.anonymise import least_score
-    from faceresnet.apps.anonymise.filling import Filling
     from faceresnet.apps.anonymise.video import anonymise_video
 
     threshold = least_score(detector)
@@ -341,11 +342,9 @@ def _cover_video(
         job.target,
         lambda image: detector(image, threshold=threshold),
         covering,
-        filling=Filling(
-            hold_s=options.hold_s, sure_score=min(Filling.sure_score, detector.spec.threshold)
-        ),
-        sound=options.sound,
-        threads=options.threads,
+        filling=filling,
+        sound=sound,
+        threads=threads,
         watch=watch,
     )
     broken = [f"{covered.broken} broken frames are left out"] if covered.broken else []
