@@ -232,21 +232,18 @@ def _region(item: _Span) -> Region:
 
 
 def _is_untouched(item: _Span) -> bool:
-    """Whether an item says what `_new_item` wrote, and nothing else.
-
-    Items of versions before this one do not say which box they wrote: any counts as that.
-    """
+    """Whether an item says what `_new_item` wrote, and nothing else."""
     area, extensions = _name(MWG, "Area"), _name(MWG, "Extensions")
     sides = [(area, _name(AREA, side)) for side in "xywh"]
     kind, score = (_name(MWG, "Type"),), (extensions, _name(OWN, "score"))
     box = (extensions, _name(OWN, "box"))
     syntax = {(), (area,), (extensions,)}  # rdf:parseType
     said = {path: text for path, text in item.values.items() if text and path not in syntax}
-    if said.keys() - {box} != {kind, score, (area, _name(AREA, "unit")), *sides}:
+    if said.keys() != {kind, score, box, (area, _name(AREA, "unit")), *sides}:
         return False
     try:
         now = [float(said[side]) for side in sides]
-        written = [float(side) for side in said[box].split()] if box in said else now
+        written = [float(side) for side in said[box].split()]
     except ValueError:
         return False
     near = (abs(a - b) < ROUNDING for a, b in zip(now, written, strict=False))
