@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".ts")
 #: Encoders by preference; the container's own default comes after them.
 ENCODERS = ("libx264", "libopenh264")
+#: x264's trade of speed for size.
+PRESET = "veryfast"
 #: The denominator of a time base that every encoder takes is at most this.
 LARGEST_CLOCK = 60_000
 
@@ -44,13 +46,11 @@ class Encoding:
     Attributes:
         quality: constant rate factor of H.264: lower is better and larger; 18 looks like the
             original, 23 is x264's default.
-        preset: x264's trade of speed for size.
         threads: of the encoder; by default one for every other core, as what draws the pictures
             has work for the rest.
     """
 
     quality: int = 20
-    preset: str = "veryfast"
     threads: int | None = None
 
 
@@ -257,7 +257,7 @@ def _add_pictures(container: Any, rate: Fraction, height: int, width: int) -> tu
 def _encoder_options(name: str, encoding: Encoding) -> dict[str, str]:
     quality = str(encoding.quality)
     if name == "libx264":
-        return {"preset": encoding.preset, "crf": quality}
+        return {"preset": PRESET, "crf": quality}
     if "vp9" in name or "vp8" in name:
         return {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "crf": quality, "b": "0"}
     return {}

@@ -36,14 +36,12 @@ class Found:
         wait_s: in queues.
         read_s: for decoding.
         detect_s: of its whole batch.
-        batch: images in that batch.
     """
 
     faces: Detections
     wait_s: float
     read_s: float
     detect_s: float
-    batch: int
 
 
 @dataclass(eq=False)
@@ -281,7 +279,7 @@ class Batcher:
         detect_s = time.perf_counter() - start
         self._on_detected(len(jobs), detect_s)
         return [
-            Found(faces, start - job.submitted - job.read_s, job.read_s, detect_s, len(jobs))
+            Found(faces, start - job.submitted - job.read_s, job.read_s, detect_s)
             for faces, job in zip(whole, jobs, strict=True)
         ]
 

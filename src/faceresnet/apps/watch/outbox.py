@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from faceresnet import images
 from faceresnet.apps.watch.events import Event
-from faceresnet.errors import FaceResNetError, needs, reason, while_writing
+from faceresnet.errors import FaceResNetError, needs, one_line, reason, while_writing
 from faceresnet.video.addresses import mask
 
 if TYPE_CHECKING:
@@ -42,13 +42,12 @@ TRY_AGAIN = frozenset({408, 425, 429, *range(500, 600)})
 
 @dataclass(frozen=True)
 class OutboxState:
-    """Events delivered, failed and dropped so far, those that wait, and the last failure."""
+    """Events delivered, failed and dropped so far, and those that wait."""
 
     sent: int = 0
     failed: int = 0
     dropped: int = 0
     waiting: int = 0
-    error: str | None = None
 
 
 class Outbox:
@@ -77,7 +76,7 @@ class Outbox:
         self._closing = threading.Event()
         self._given_up = False
         self._taken = self._sent = self._failed = self._dropped = 0
-        self._error: str | None = None
+        self._is_failing = False
         self._thread = threading.Thread(target=self._run, name=outlet.name, daemon=True)
         self._thread.start()
 
@@ -85,9 +84,7 @@ class Outbox:
     def state(self) -> OutboxState:
         """What is known now."""
         with self._news:
-            return OutboxState(
-                self._sent, self._failed, self._dropped, len(self._queue), self._error
-            )
+            return OutboxState(self._sent, self._failed, self._dropped, len(self._queue))
 
     @property
     def undelivered(self) -> int:
@@ -131,7 +128,7 @@ class Outbox:
             else:
                 with self._news:
                     self._sent += 1
-                    self._error = None
+                    self._is_failing = False
         self._outlet.close()
 
     def _next(self) -> Event | None:
@@ -140,13 +137,11 @@ class Outbox:
             return self._queue.popleft() if self._queue and not self._given_up else None
 
     def _note(self, error: Exception) -> None:
-        line = mask(" ".join(str(error).split()) or type(error).__name__)
         with self._news:
             self._failed += 1
-            news = self._error is None
-            self._error = line
+            news, self._is_failing = not self._is_failing, True
         if news:
-            self._report(f"{self.name}: {line}")
+            self._report(f"{self.name}: {mask(one_line(str(error)) or type(error).__name__)}")
 
 
 class EventFolder:
