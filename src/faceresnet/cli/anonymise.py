@@ -228,10 +228,12 @@ def _below(folder: Path, out: Path, recursive: bool) -> Iterator[Path]:
 
 def _result_names(places: Sequence[PurePath]) -> list[PurePath]:
     """Names of results: `_result_name`, but for -2, -3, … where two would be the same."""
+    from faceresnet.cli.sources import unique
+
     names = [_result_name(place) for place in places]
     taken: set[str] = set()
     for number in sorted(range(len(places)), key=lambda n: names[n] != places[n]):
-        names[number] = _unique(names[number], taken)
+        names[number] = unique(names[number], taken, names[number].suffix)
     return names
 
 
@@ -251,16 +253,6 @@ def _keeps_name(place: PurePath) -> bool:
     from faceresnet.video.writing import SUFFIXES
 
     return place.suffix.lower() in SUFFIXES
-
-
-def _unique(place: PurePath, taken: set[str]) -> PurePath:
-    """`place`, or with -2, -3, … if another result has it; some file systems ignore case."""
-    candidate, number = place, 1
-    while str(candidate).lower() in taken:
-        number += 1
-        candidate = place.with_stem(f"{place.stem}-{number}")
-    taken.add(str(candidate).lower())
-    return candidate
 
 
 def _refuse_clashes(
