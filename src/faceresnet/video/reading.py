@@ -370,7 +370,7 @@ def _display_matrix(picture: av.VideoFrame) -> np.ndarray | None:
 def _transposes(matrix: np.ndarray) -> bool:
     """Whether a display matrix makes columns of rows, rather than leave them rows."""
     (a, b), (c, d) = matrix[:2, :2].tolist()
-    return bool(abs(b) + abs(c) > abs(a) + abs(d))
+    return abs(b) + abs(c) > abs(a) + abs(d)
 
 
 def _displayed(image: images.Image, matrix: np.ndarray) -> images.Image:

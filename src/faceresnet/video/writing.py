@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -39,21 +38,6 @@ PRESET = "veryfast"
 LARGEST_CLOCK = 60_000
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """How the pictures are encoded.
-
-    Attributes:
-        quality: constant rate factor of H.264: lower is better and larger; 18 looks like the
-            original, 23 is x264's default.
-        threads: of the encoder; by default one for every other core, as what draws the pictures
-            has work for the rest.
-    """
-
-    quality: int = 20
-    threads: int | None = None
-
-
 class VideoWriter:
     """Writes a film; a context manager.
 
@@ -67,13 +51,17 @@ class VideoWriter:
         target: str | Path,
         like: VideoReader,
         *,
-        encoding: Encoding = Encoding(),
+        quality: int = 20,
+        threads: int | None = None,
         metadata: bool = True,
     ) -> None:
         """Args:
             target: the file to be; its suffix names the container: .mp4, .mov, .mkv, .webm, ….
             like: where times, size, rate, sound (opened with ``sound=True``) and titles come from.
-            encoding: of the pictures.
+            quality: constant rate factor of H.264: lower is better and larger; 18 looks like the
+                original, 23 is x264's default.
+            threads: of the encoder; by default one for every other core, as what draws the
+                pictures has work for the rest.
             metadata: copy what the source says about itself: title, date, place, ….
 
         Raises:
@@ -81,7 +69,8 @@ class VideoWriter:
         """
         self.target = Path(target)
         _refuse(self.target, like)
-        self._like, self._encoding, self._metadata = like, encoding, metadata
+        self._like, self._metadata = like, metadata
+        self._quality, self._threads = quality, threads or max(1, cores() // 2)
         self._exit = ExitStack()
         self._last_pts = -1
         self.frames = 0
@@ -121,8 +110,8 @@ class VideoWriter:
             else Fraction(1, LARGEST_CLOCK)
         )
         stream.codec_context.time_base = stream.time_base = self._base
-        stream.codec_context.thread_count = self._encoding.threads or max(1, cores() // 2)
-        stream.options = _encoder_options(name, self._encoding)
+        stream.codec_context.thread_count = self._threads
+        stream.options = _encoder_options(name, self._quality)
         self._hd = height >= HD_HEIGHT
         matrix = 1 if self._hd else 6  # BT.709, SMPTE 170M
         stream.codec_context.colorspace = matrix
@@ -254,12 +243,12 @@ def _add_pictures(container: Any, rate: Fraction, height: int, width: int) -> tu
     raise ValueError(f"no video can be written as {container.format.name}: use .mp4 or .mkv")
 
 
-def _encoder_options(name: str, encoding: Encoding) -> dict[str, str]:
-    quality = str(encoding.quality)
+def _encoder_options(name: str, quality: int) -> dict[str, str]:
+    crf = str(quality)
     if name == "libx264":
-        return {"preset": PRESET, "crf": quality}
+        return {"preset": PRESET, "crf": crf}
     if "vp9" in name or "vp8" in name:
-        return {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "crf": quality, "b": "0"}
+        return {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "crf": crf, "b": "0"}
     return {}
 
 

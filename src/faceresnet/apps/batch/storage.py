@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, cast
+from typing import Any, BinaryIO, TypeAlias
 
 from faceresnet.apps.batch.listing import is_address, open_store
 from faceresnet.atomic import replacing
@@ -49,7 +49,7 @@ class _Local:
 
     def read(self, name: str) -> BinaryIO:
         """Open a file."""
-        return cast(BinaryIO, (self._folder / name).open("rb"))
+        return (self._folder / name).open("rb")
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
@@ -107,7 +107,7 @@ class _Remote:
         return {name: info.get("size") or 0 for name, info in zip(names, found, strict=True)}
 
     def read(self, name: str) -> BinaryIO:
-        return cast(BinaryIO, self._store.open(f"{self._path}/{name}", "rb"))
+        return self._store.open(f"{self._path}/{name}", "rb")
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:

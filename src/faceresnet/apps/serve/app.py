@@ -28,6 +28,7 @@ from faceresnet.apps.serve.refusals import Refusal
 from faceresnet.apps.serve.settings import Settings
 from faceresnet.apps.serve.uploads import Held, Intake, receive
 from faceresnet.detector import FaceDetector
+from faceresnet.errors import one_line
 
 logger = logging.getLogger("faceresnet.serve")
 
@@ -77,7 +78,7 @@ class Service:
             detector = self._load()
             detector.batch([images.grey(WARM_SIZE)])
         except Exception as error:
-            self.failure = " ".join(str(error).split()) or type(error).__name__
+            self.failure = one_line(str(error)) or type(error).__name__
             logger.error("the model cannot be loaded: %s", self.failure)
             return
         spec, settings = detector.spec, self.settings

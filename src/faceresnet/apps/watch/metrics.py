@@ -70,23 +70,21 @@ class Metrics:
         present = GaugeMetricFamily(
             "faceresnet_faces_present", "Faces in front of the camera now", labels=["camera"]
         )
+        counter = partial(CounterMetricFamily, labels=["camera"])
         counters = {
-            name: CounterMetricFamily(f"faceresnet_{name}", text, labels=["camera"])
-            for name, text in {
-                "frames": "Frames decoded",
-                "frames_skipped": "Frames passed over because a newer one came",
-                "frames_broken": "Packets that could not be decoded",
-                "reconnects": "Attempts to open a camera again",
-            }.items()
+            "frames": counter("faceresnet_frames", "Frames decoded"),
+            "skipped": counter(
+                "faceresnet_frames_skipped", "Frames passed over because a newer one came"
+            ),
+            "broken": counter("faceresnet_frames_broken", "Packets that could not be decoded"),
+            "reconnects": counter("faceresnet_reconnects", "Attempts to open a camera again"),
         }
         for feed in self._feeds:
             name, state = [feed.source.name], feed.state
             up.add_metric(name, float(state.up))
             present.add_metric(name, self._counts[feed.source.name]())
-            counters["frames"].add_metric(name, state.frames)
-            counters["frames_skipped"].add_metric(name, state.skipped)
-            counters["frames_broken"].add_metric(name, state.broken)
-            counters["reconnects"].add_metric(name, state.reconnects)
+            for counted, family in counters.items():
+                family.add_metric(name, getattr(state, counted))
         out = CounterMetricFamily(
             "faceresnet_deliveries",
             "Events delivered, failed and dropped by each way out",
@@ -97,9 +95,8 @@ class Metrics:
         )
         for outbox in self._outboxes:
             state_ = outbox.state
-            out.add_metric([outbox.name, "sent"], state_.sent)
-            out.add_metric([outbox.name, "failed"], state_.failed)
-            out.add_metric([outbox.name, "dropped"], state_.dropped)
+            for result in ("sent", "failed", "dropped"):
+                out.add_metric([outbox.name, result], getattr(state_, result))
             waiting.add_metric([outbox.name], state_.waiting)
         yield from (up, present, *counters.values(), out, waiting)
 
