@@ -211,8 +211,8 @@ class Feed:
             self._free.notify_all()
         return frame
 
-    def _set(self, **changes: bool | int | str | None) -> None:
-        self._state = replace(self._state, **changes)  # type: ignore[arg-type]
+    def _set(self, **changes: Any) -> None:
+        self._state = replace(self._state, **changes)
 
     def _publish(self, picture: images.Image | av.VideoFrame, time_s: float | None = None) -> None:
         """Hand a frame over: at once if live, else when the one before it was taken."""

@@ -14,7 +14,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -137,11 +137,10 @@ class _Actor:
         (number,), (entries,) = batch["shard"], batch["entries"]
         shard = Shard(int(number), tuple(map(from_json, json.loads(entries))))
         part = make_part(shard, self._plan, self._supervisor)
-        counts = part.counts
         return {
             "shard": [part.number],
             "content": [part.content],
-            "counts": [[counts.photos, counts.faces, counts.errors]],
+            "counts": [list(astuple(part.counts))],
         }
 
     def __del__(self) -> None:

@@ -191,8 +191,8 @@ class Watch:
         self._tracking()  # here it fails early, should a library be missing
         outlets = _outlets(self._options)
         self._outboxes: list[Outbox] = []
-        counts = {camera.name: (lambda scene=camera.scene: scene.count) for camera in self._cameras}
-        self._metrics = Metrics([c.feed for c in self._cameras], counts, self._outboxes)
+        scenes = {camera.name: camera.scene for camera in self._cameras}
+        self._metrics = Metrics([c.feed for c in self._cameras], scenes, self._outboxes)
         metrics = self._options.metrics
         self._server = None if metrics is None else self._metrics.serve(metrics)
         # Last, as each has a thread: nothing fails from here on.

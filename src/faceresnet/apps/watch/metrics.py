@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from threading import Thread
     from wsgiref.simple_server import WSGIServer
 
+    from faceresnet.apps.watch.events import Scene
     from faceresnet.apps.watch.outbox import Outbox
     from faceresnet.video.live import Feed
 
@@ -23,8 +24,8 @@ class Metrics:
     """Counts what happens and tells it to who asks, in a registry of its own.
 
     Args:
-        feeds: by the camera's name; they are asked for their numbers when a scrape comes.
-        counts: by the camera's name, faces that are there now.
+        feeds: they are asked for their numbers when a scrape comes.
+        scenes: by the camera's name; they count the faces that are there.
         outboxes: the ways out.
 
     Raises:
@@ -34,12 +35,12 @@ class Metrics:
     def __init__(
         self,
         feeds: Sequence[Feed],
-        counts: Mapping[str, Callable[[], int]],
+        scenes: Mapping[str, Scene],
         outboxes: Sequence[Outbox],
     ) -> None:
         with needs("faceresnet watch", "video"):
             from prometheus_client import CollectorRegistry, Counter, Histogram
-        self._feeds, self._counts, self._outboxes = feeds, counts, outboxes
+        self._feeds, self._scenes, self._outboxes = feeds, scenes, outboxes
         self._registry = CollectorRegistry()
         self._registry.register(self)
         counter = partial(Counter, registry=self._registry)
@@ -82,7 +83,7 @@ class Metrics:
         for feed in self._feeds:
             name, state = [feed.source.name], feed.state
             up.add_metric(name, float(state.up))
-            present.add_metric(name, self._counts[feed.source.name]())
+            present.add_metric(name, self._scenes[feed.source.name].count)
             for counted, family in counters.items():
                 family.add_metric(name, getattr(state, counted))
         out = CounterMetricFamily(
