@@ -124,7 +124,7 @@ def read(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image:
         except FileNotFoundError as error:
             raise ImageError(f"{name} does not exist") from error
         except Exception as error:  # decoders raise whatever their format's parser stumbles over
-            raise ImageError(f"cannot read {name}: {_reason(error)}") from error
+            raise ImageError(f"cannot read {name}: {why_unread(error)}") from error
         return _convert(image, name, max_pixels)
 
 
@@ -164,7 +164,8 @@ def _name(source: object) -> str:
     )
 
 
-def _reason(error: Exception) -> str:
+def why_unread(error: Exception) -> str:
+    """Why a photo cannot be opened or decoded, for the end of a message."""
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
@@ -188,7 +189,7 @@ def _convert(image: PILImage.Image, name: str, max_pixels: int | None) -> Image:
             sixteen = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
             return np.ascontiguousarray(_rgb(upright(image), sixteen=sixteen))
     except Exception as error:  # decoders raise whatever their format's parser stumbles over
-        raise ImageError(f"cannot read {name}: {_reason(error)}") from error
+        raise ImageError(f"cannot read {name}: {why_unread(error)}") from error
 
 
 def orientation(photo: PILImage.Image) -> int:

@@ -318,18 +318,6 @@ def test_numbers_written_anew_are_no_change(tmp_path, digits):
     assert all(region.own for region in packet.read_regions(sidecar.read_bytes()))
 
 
-def test_sidecars_of_the_version_before_stay_and_are_ours(tmp_path):
-    path, sidecar = tmp_path / "photo.jpg", tmp_path / "photo.jpg.xmp"
-    picture().save(path)
-    tag(path, detections(), SIDECAR)
-    before = re.sub(r' faceresnet:box="[^"]*"', "", sidecar.read_text())
-    sidecar.write_text(before)
-    assert not tag(path, detections(), SIDECAR).changed
-    assert sidecar.read_text() == before
-    tag(path, detections(BOXES[:1]), SIDECAR)
-    assert len(packet.read_regions(sidecar.read_bytes())) == 1
-
-
 def test_a_new_sidecar_takes_over_what_the_photo_says(tmp_path):
     """Readers of the sidecar see its regions only."""
     path = tmp_path / "photo.jpg"

@@ -335,11 +335,12 @@ def test_max_fps_limits_cameras(start):
     assert np.mean(np.diff(times_s)) > 0.2
 
 
-def test_the_metrics_of_a_port_that_is_taken_are_refused(clip):
+def test_the_metrics_of_a_port_that_is_taken_are_refused(clip, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(FaceResNetError, match=f"cannot serve metrics at 127.0.0.1:{port}"):
-            Watch(nothing, [clip], WatchOptions(metrics=str(port)))
+            Watch(nothing, [clip], WatchOptions(metrics=str(port), save_events=tmp_path))
+    assert "events" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_without_the_extra_no_option_is_named_that_nobody_gave(clip, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from clips import av, grey_ramp, make_clip, streams, truncate
 from faceresnet import VideoError
 from faceresnet.video.reading import Frame, open_video
-from faceresnet.video.writing import Encoding, VideoWriter
+from faceresnet.video.writing import VideoWriter
 
 
 def copy(source, target, **options):
@@ -167,7 +167,7 @@ def test_odd_sizes_and_colours(tmp_path):
     with open_video(source) as video:
         assert video.size == (97, 129)
         np.testing.assert_array_equal(next(video).image, picture)
-    frames, _ = copy(source, tmp_path / "b.mp4", encoding=Encoding(quality=4))
+    frames, _ = copy(source, tmp_path / "b.mp4", quality=4)
     assert frames[0].image.shape == (98, 130, 3)
     difference = np.abs(frames[0].image[:97, :129].astype(int) - picture)
     assert np.percentile(difference, 95) <= 4
@@ -340,10 +340,9 @@ def test_a_full_disk(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
 
     def write():
-        encoding = Encoding(quality=0)
         with (
             open_video(make_clip(tmp_path / "a.mp4", frames=40)) as video,
-            VideoWriter(tmp_path / "b.mkv", like=video, encoding=encoding) as film,
+            VideoWriter(tmp_path / "b.mkv", like=video, quality=0) as film,
         ):
             for frame in video:
                 film.write(noise, frame)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from faceresnet import images
-from faceresnet.errors import MissingExtraError
+from faceresnet.errors import needs
 
 #: Faces of the crowd in a row and in a column; scikit-image brings 100.
 ROWS = COLUMNS = 10
@@ -24,10 +24,8 @@ def make_crowd() -> tuple[images.Image, int]:
     Raises:
         MissingExtraError: scikit-image is not installed.
     """
-    try:
+    with needs("faceresnet demo", "demo"):
         from skimage import data
-    except ImportError as error:
-        raise MissingExtraError("faceresnet demo", "demo") from error
     pictures: Any = data  # its functions have no types
     astronaut = pictures.astronaut()
     faces = pictures.lfw_subset()[: ROWS * COLUMNS]  # the other half is no faces

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from faceresnet import images
-from faceresnet.errors import ImageError, reason
+from faceresnet.errors import ImageError
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -31,8 +31,6 @@ def open_photo(
         ImageError: it cannot be read, or is too large. Inside the ``with`` block as well: decoders
             raise whatever their format's parser stumbles over.
     """
-    from PIL import UnidentifiedImageError
-
     try:
         with images.pillow_limit_lifted, images.open_lazily(source) as image:
             if max_pixels is not None:
@@ -40,10 +38,8 @@ def open_photo(
             yield image
     except ImageError:
         raise
-    except UnidentifiedImageError as error:
-        raise ImageError("it is no image, or of a format that Pillow does not know") from error
     except Exception as error:
-        raise ImageError(f"it cannot be read: {reason(error)}") from error
+        raise ImageError(f"it cannot be read: {images.why_unread(error)}") from error
 
 
 def _check_pixels(image: PILImage.Image, max_pixels: int) -> None:

@@ -29,6 +29,7 @@ from faceresnet.errors import ImageError, VideoError, printable, reason
 
 if TYPE_CHECKING:
     from faceresnet.apps.anonymise import Covering
+    from faceresnet.apps.anonymise.filling import Filling
     from faceresnet.detector import FaceDetector
     from faceresnet.video.reading import Frame
 
@@ -99,7 +100,6 @@ def anonymise(
     from faceresnet.detector import FaceDetector
 
     covering = Covering(method, margin, shape)
-    Filling(hold_s=hold)  # refuses what it cannot be, before anything is done
     jobs, ignored = _plan(source, out, recursive=recursive, resume=resume)
     _refuse_overwriting(jobs)
     todo = [job for job in jobs if not (resume and job.target.exists())]
@@ -108,6 +108,8 @@ def anonymise(
     detector = FaceDetector(
         model, threshold=threshold, turned=turned, engine=engine, device=device, threads=threads
     )
+    sure_score = min(Filling.sure_score, detector.spec.threshold)
+    filling = Filling(hold_s=hold, sure_score=sure_score)
     limit = pixel_limit(max_pixels)
     report = _Report()
     failures: list[Exception] = []
@@ -115,11 +117,12 @@ def anonymise(
     with sigterm_interrupts():
         for job in progress("Covering", len(todo))(todo) if several else todo:
             try:
-                if job.is_video:
-                    options = _VideoOptions(hold, sound, threads)
-                    report.add(job, *_cover_video(job, detector, covering, options))
-                else:
-                    report.add(job, *_cover_photo(job, detector, covering, limit))
+                covered = (
+                    _cover_video(job, detector, covering, filling, sound=sound, threads=threads)
+                    if job.is_video
+                    else _cover_photo(job, detector, covering, limit)
+                )
+                report.add(job, *covered)
             except (ImageError, VideoError) as error:
                 failures.append(error)
             except OSError as error:
@@ -229,10 +232,12 @@ def _lies_in(path: Path, folder: Path) -> bool:
 
 def _result_names(places: Sequence[PurePath]) -> list[PurePath]:
     """Names of results: `_result_name`, but for -2, -3, … where two would be the same."""
+    from faceresnet.cli.sources import unique
+
     names = [_result_name(place) for place in places]
     taken: set[str] = set()
     for number in sorted(range(len(places)), key=lambda n: names[n] != places[n]):
-        names[number] = _unique(names[number], taken)
+        names[number] = unique(names[number], taken, names[number].suffix)
     return names
 
 
@@ -252,16 +257,6 @@ def _keeps_name(place: PurePath) -> bool:
     from faceresnet.video.writing import SUFFIXES
 
     return place.suffix.lower() in SUFFIXES
-
-
-def _unique(place: PurePath, taken: set[str]) -> PurePath:
-    """`place`, or with -2, -3, … if another result has it; some file systems ignore case."""
-    candidate, number = place, 1
-    while str(candidate).lower() in taken:
-        number += 1
-        candidate = place.with_stem(f"{place.stem}-{number}")
-    taken.add(str(candidate).lower())
-    return candidate
 
 
 def _refuse_clashes(
@@ -308,13 +303,6 @@ def _refuse_overwriting(jobs: Sequence[_Job]) -> None:
                 )
 
 
-@dataclass(frozen=True)
-class _VideoOptions:
-    hold_s: float
-    sound: bool
-    threads: int | None
-
-
 def _cover_photo(
     job: _Job, detector: FaceDetector, covering: Covering, max_pixels: int | None
 ) -> tuple[int, int, Sequence[str]]:
@@ -328,11 +316,16 @@ def _cover_photo(
 
 
 def _cover_video(
-    job: _Job, detector: FaceDetector, covering: Covering, options: _VideoOptions
+    job: _Job,
+    detector: FaceDetector,
+    covering: Covering,
+    filling: Filling,
+    *,
+    sound: bool,
+    threads: int | None,
 ) -> tuple[int, int, Sequence[str]]:
     """Faces, frames, and what is not as it was."""
     from faceresnet.apps.anonymise import least_score
-    from faceresnet.apps.anonymise.filling import Filling
     from faceresnet.apps.anonymise.video import anonymise_video
 
     threshold = least_score(detector)
@@ -345,11 +338,9 @@ def _cover_video(
         job.target,
         lambda image: detector(image, threshold=threshold),
         covering,
-        filling=Filling(
-            hold_s=options.hold_s, sure_score=min(Filling.sure_score, detector.spec.threshold)
-        ),
-        sound=options.sound,
-        threads=options.threads,
+        filling=filling,
+        sound=sound,
+        threads=threads,
         watch=watch,
     )
     broken = [f"{covered.broken} broken frames are left out"] if covered.broken else []

@@ -52,14 +52,11 @@ class Results:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
-        self.close(whole=kind is None)
+        """Finish; after an error, leave nothing behind."""
 
     def add(self, source: Source, faces: Detections) -> None:
         """Take the faces of one photo."""
         raise NotImplementedError
-
-    def close(self, *, whole: bool) -> None:
-        """Finish; if not `whole`, leave nothing behind."""
 
 
 def open_results(format: str | None, destination: str | None, *, hint: bool = False) -> Results:
@@ -160,12 +157,13 @@ class _Table(Results):
             f"{min(heights)}–{max(heights)} px" if heights else "",
         )
 
-    def close(self, *, whole: bool) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         from rich.console import Console
 
-        if self._table.row_count:
-            Console().print(self._table)
-        if whole and self._hint and self._table.row_count:
+        if not self._table.row_count:
+            return
+        Console().print(self._table)
+        if kind is None and self._hint:
             print("--save FOLDER draws the boxes, --json - prints them.", file=sys.stderr)
 
 

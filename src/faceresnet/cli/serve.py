@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from faceresnet.cli.failures import require
-from faceresnet.cli.options import Crowds, Device, Engine, Model, Threshold
+from faceresnet.cli.options import DETECTOR, Crowds, Device, Engine, Model, Threshold
 from faceresnet.errors import FaceResNetError
 
 SERVER = "Server"
@@ -38,7 +38,7 @@ def serve(
             min=16,
             help="Reduce larger photos to this longer side, px: bounds the time of a photo.",
             show_default="full size",
-            rich_help_panel="Detector",
+            rich_help_panel=DETECTOR,
         ),
     ] = None,
     crowds: Crowds = True,
@@ -50,7 +50,7 @@ def serve(
             min=1,
             help="On the CPU, of all workers together.",
             show_default="one a core",
-            rich_help_panel="Detector",
+            rich_help_panel=DETECTOR,
         ),
     ] = None,
     batch_size: Annotated[
@@ -58,7 +58,7 @@ def serve(
         typer.Option(
             min=1,
             help="Photos that go through the network together at most.",
-            rich_help_panel="Detector",
+            rich_help_panel=DETECTOR,
         ),
     ] = 8,
     max_mb: Annotated[

@@ -101,8 +101,8 @@ def expand(arguments: Sequence[str], *, recursive: bool = False) -> list[Source]
         if identity not in seen:
             seen.add(identity)
             shown = name if path else mask_password(name)
-            unique = _unique(target, taken)
-            sources.append(Source(shown, unique, path, name, renamed=unique != target))
+            place = unique(target, taken)
+            sources.append(Source(shown, place, path, name, renamed=place != target))
     tell_left_out(Counter(path.suffix.lower() for path in left_out))
     return sources
 
@@ -179,12 +179,12 @@ def _is_photo(path: Path) -> bool:
     return path.suffix.lower() in images.SUFFIXES and not path.name.startswith(".")
 
 
-def _unique(target: PurePath, taken: set[str]) -> PurePath:
-    """`target`, or with -2, -3, … if another photo has it; some file systems ignore case."""
-    candidate, number = target, 1
+def unique(target: PurePath, taken: set[str], suffix: str = "") -> PurePath:
+    """`target`, or with -2, -3, … before its suffix if another photo has it, whatever the case."""
+    stem, candidate, number = target.name.removesuffix(suffix), target, 1
     while str(candidate).lower() in taken:
         number += 1
-        candidate = target.with_name(f"{target.name}-{number}")
+        candidate = target.with_name(f"{stem}-{number}{suffix}")
     taken.add(str(candidate).lower())
     return candidate
 

@@ -23,7 +23,7 @@ from faceresnet.cli.signals import sigterm_interrupts
 from faceresnet.errors import DataError, ImageError, printable
 
 if TYPE_CHECKING:
-    from faceresnet.apps.tag import TagOptions
+    from faceresnet.apps.tag import Tagged, TagOptions
     from faceresnet.cli.sources import Source
 
 
@@ -138,12 +138,9 @@ class _Report:
         self._file = file
         self._faces = self._written = 0
 
-    def add(self, name: str, tagged: object) -> None:
+    def add(self, name: str, tagged: Tagged) -> None:
         from rich.text import Text
 
-        from faceresnet.apps.tag import Tagged
-
-        assert isinstance(tagged, Tagged)
         place = "none" if tagged.target is None else "written" if tagged.changed else "unchanged"
         numbers = (tagged.faces, tagged.known or "", tagged.named or "")
         self._table.add_row(Text(printable(name)), *map(str, numbers), place)

@@ -100,7 +100,7 @@ def video(
     from faceresnet.video.addresses import mask
     from faceresnet.video.reading import open_video
     from faceresnet.video.window import Window
-    from faceresnet.video.writing import Encoding, VideoWriter
+    from faceresnet.video.writing import VideoWriter
 
     json = "-" if json in STANDARD_OUTPUT else json
     if save and json and json != "-" and os.path.realpath(save) == os.path.realpath(json):
@@ -134,8 +134,7 @@ def video(
         lines = stack.enter_context(_lines(json, opened)) if json else None
         film = None
         if save:
-            encoding = Encoding(quality=quality)
-            film = stack.enter_context(VideoWriter(save, like=opened, encoding=encoding))
+            film = stack.enter_context(VideoWriter(save, like=opened, quality=quality))
         wrap: Any = progress("Detecting", opened.frame_count) if opened.frame_count else iter
         report = annotate(
             opened,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from fractions import Fraction
-from typing import Protocol
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import av
 
 #: A decoder this far behind the camera, for this long, skips to the newest key frame, s.
 BEHIND_S, BEHIND_FOR_S = 1.5, 2.0
@@ -19,21 +21,6 @@ CLOCK_JUMP_S = 5.0
 #: How fast the clocks of camera and computer may drift apart, s in a second: 40 times as fast as
 #: those of bad crystals.
 CLOCK_DRIFT = 0.002
-
-
-class Stamped(Protocol):
-    """What is read of a packet: `av.Packet` has it all."""
-
-    dts: int | None
-    pts: int | None
-
-    @property
-    def time_base(self) -> Fraction | None:
-        """Seconds for each unit of the stamps."""
-
-    @property
-    def is_keyframe(self) -> bool:
-        """Whether it can be decoded without those before it."""
 
 
 class Delay:
@@ -52,7 +39,7 @@ class Delay:
         self._skipping_since: float | None = None
         self._useless = False
 
-    def skip(self, packet: Stamped) -> bool:
+    def skip(self, packet: av.Packet[Any]) -> bool:
         """Whether to pass over a packet without decoding it."""
         stamp = packet.dts if packet.dts is not None else packet.pts
         if stamp is None or packet.time_base is None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from faceresnet import errors, images
-from faceresnet.errors import MissingExtraError, VideoError
+from faceresnet.errors import VideoError, needs
 from faceresnet.video.addresses import Source, mask
 from faceresnet.video.delay import Delay
 from faceresnet.video.reading import NO_ANSWER, as_rgb, open_video
@@ -183,10 +183,8 @@ class Feed:
         Raises:
             MissingExtraError: PyAV is not installed.
         """
-        try:
+        with needs("reading a camera", "video"):
             import av  # noqa: F401
-        except ImportError as error:
-            raise MissingExtraError("reading a camera", "video") from error
         self._thread.start()
 
     def stop(self) -> None:
@@ -213,8 +211,8 @@ class Feed:
             self._free.notify_all()
         return frame
 
-    def _set(self, **changes: bool | int | str | None) -> None:
-        self._state = replace(self._state, **changes)  # type: ignore[arg-type]
+    def _set(self, **changes: Any) -> None:
+        self._state = replace(self._state, **changes)
 
     def _publish(self, picture: images.Image | av.VideoFrame, time_s: float | None = None) -> None:
         """Hand a frame over: at once if live, else when the one before it was taken."""

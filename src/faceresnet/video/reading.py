@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from faceresnet import errors, images
-from faceresnet.errors import MissingExtraError, VideoError
+from faceresnet.errors import VideoError, needs
 from faceresnet.video.addresses import mask
 
 if TYPE_CHECKING:
@@ -69,8 +69,6 @@ def open_video(
     sound: bool = False,
     connect_timeout_s: float = 10.0,
     read_timeout_s: float = 10.0,
-    transport: str = "tcp",
-    ffmpeg_options: Mapping[str, str] | None = None,
 ) -> VideoReader:
     """Open a video and read its first frame.
 
@@ -80,8 +78,6 @@ def open_video(
         sound: keep the sound's packets as well, for `writing.VideoWriter`.
         connect_timeout_s: longest wait for a network source to answer.
         read_timeout_s: longest silence of a network source.
-        transport: of rtsp: ``tcp`` or ``udp``.
-        ffmpeg_options: anything else that FFmpeg's demuxer understands.
 
     Raises:
         VideoError: it cannot be opened, or no frame of it can be decoded.
@@ -93,11 +89,8 @@ def open_video(
             f"time-outs must be positive, got {connect_timeout_s} and {read_timeout_s} s"
         )
     place = _Place.of(source)
-    options = dict(ffmpeg_options or {})
-    if place.address.lower().startswith("rtsp"):
-        options.setdefault("rtsp_transport", transport)
     timeout = None if place.path else (connect_timeout_s, read_timeout_s)
-    return VideoReader(place, options, timeout, sound=sound)
+    return VideoReader(place, timeout, sound=sound)
 
 
 class VideoReader:
@@ -121,21 +114,14 @@ class VideoReader:
         metadata: what the source says about itself: title, date, place, ….
     """
 
-    def __init__(
-        self,
-        place: _Place,
-        options: dict[str, str],
-        timeout: tuple[float, float] | None,
-        *,
-        sound: bool,
-    ) -> None:
+    def __init__(self, place: _Place, timeout: tuple[float, float] | None, *, sound: bool) -> None:
         self.name, self.path = place.name, place.path
         self._reading = threading.Lock()
         self._hears = sound
         self.broken = 0
         self.ended = False
         self.sound: deque[av.Packet[Any]] = deque()
-        self._container = _open_container(place, options, timeout)
+        self._container = _open_container(place, timeout)
         try:
             videos = [stream for stream in _pictures(self._container) if stream.codec_context]
             if not videos:
@@ -344,8 +330,7 @@ def as_rgb(picture: av.VideoFrame) -> images.Image:
     unspecified = 2
     hd = picture.colorspace == unspecified and picture.height >= HD_HEIGHT
     colours = {"src_colorspace": "ITU709"} if hd else {}
-    image: images.Image = picture.to_ndarray(format="rgb24", threads=1, **colours)  # type: ignore
-    return image
+    return picture.to_ndarray(format="rgb24", threads=1, **colours)  # type: ignore[arg-type]
 
 
 class _Display:
@@ -385,7 +370,7 @@ def _display_matrix(picture: av.VideoFrame) -> np.ndarray | None:
 def _transposes(matrix: np.ndarray) -> bool:
     """Whether a display matrix makes columns of rows, rather than leave them rows."""
     (a, b), (c, d) = matrix[:2, :2].tolist()
-    return bool(abs(b) + abs(c) > abs(a) + abs(d))
+    return abs(b) + abs(c) > abs(a) + abs(d)
 
 
 def _displayed(image: images.Image, matrix: np.ndarray) -> images.Image:
@@ -443,20 +428,17 @@ class _Place:
         return cls(f"camera {number}", device, format="v4l2")
 
 
-def _open_container(
-    place: _Place, options: dict[str, str], timeout: tuple[float, float] | None
-) -> InputContainer:
-    try:
+def _open_container(place: _Place, timeout: tuple[float, float] | None) -> InputContainer:
+    with needs("video", "video"):
         import av
-    except ImportError as error:
-        raise MissingExtraError("video", "video") from error
     start = time.monotonic()
+    is_rtsp = place.address.lower().startswith("rtsp")
     try:
         return av.open(
             place.address,
             "r",
             format=place.format,
-            options=options,
+            options={"rtsp_transport": "tcp"} if is_rtsp else {},
             metadata_errors="replace",
             timeout=timeout,
         )

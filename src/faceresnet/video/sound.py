@@ -30,16 +30,7 @@ COPIED = {
 #: Samples/s that every encoder of sound takes.
 USUAL_RATE = 48_000
 #: Layout of so many channels, where the source names none or one that the encoder does not take.
-USUAL_LAYOUTS = {
-    1: "mono",
-    2: "stereo",
-    3: "2.1",
-    4: "quad",
-    5: "5.0",
-    6: "5.1",
-    7: "6.1",
-    8: "7.1",
-}
+USUAL_LAYOUTS = dict(enumerate(("mono", "stereo", "2.1", "quad", "5.0", "5.1", "6.1", "7.1"), 1))
 
 
 def add_tone(

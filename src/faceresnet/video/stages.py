@@ -35,13 +35,8 @@ class _Stage(Generic[T]):
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
-        self.close()
-
-    def close(self) -> bool:
-        """Stop the thread; False if it hangs, and what it uses must be left alone."""
         self._stop.set()
         self._thread.join(FAREWELL_S)
-        return not self._thread.is_alive()
 
     def _work(self) -> None:
         raise NotImplementedError

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 #: The id of a detection that belongs to no track, or to one not confirmed yet.
 UNCONFIRMED = -1
 
-
 #: How faces are expected to move, in face heights: their speed in a second, how much that changes
 #: in a second, and how far the edges of a detection jump from look to look.
 SPEED, ACCELERATION, JITTER = 3.0, 3.0, 0.1
@@ -78,7 +77,7 @@ class Tracker:
             minimum_consecutive_frames=2,
             minimum_iou_threshold=min_iou,
             state_estimator_class=_motion(1 / rate),
-            iou=_likeness(),
+            iou=library.utils.iou.DIoU(),
         )
 
     def __call__(self, faces: Detections, time_s: float | None = None) -> NDArray[np.int64]:
@@ -147,12 +146,6 @@ def _motion(step_s: float) -> type[Any]:
             return made
 
     return FaceMotion
-
-
-def _likeness() -> Any:
-    from trackers.utils.iou import DIoU
-
-    return DIoU()
 
 
 def _import_trackers() -> Any:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,7 +20,7 @@ import numpy as np
 
 from faceresnet import images
 from faceresnet.atomic import replacing
-from faceresnet.errors import MissingExtraError, VideoError, reason
+from faceresnet.errors import VideoError, reason
 from faceresnet.processors import cores
 from faceresnet.video.reading import HD_HEIGHT, Frame, VideoReader
 from faceresnet.video.sound import add_tone, dts_of
@@ -33,25 +32,10 @@ if TYPE_CHECKING:
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".ts")
 #: Encoders by preference; the container's own default comes after them.
 ENCODERS = ("libx264", "libopenh264")
+#: x264's trade of speed for size.
+PRESET = "veryfast"
 #: The denominator of a time base that every encoder takes is at most this.
 LARGEST_CLOCK = 60_000
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How the pictures are encoded.
-
-    Attributes:
-        quality: constant rate factor of H.264: lower is better and larger; 18 looks like the
-            original, 23 is x264's default.
-        preset: x264's trade of speed for size.
-        threads: of the encoder; by default one for every other core, as what draws the pictures
-            has work for the rest.
-    """
-
-    quality: int = 20
-    preset: str = "veryfast"
-    threads: int | None = None
 
 
 class VideoWriter:
@@ -67,13 +51,17 @@ class VideoWriter:
         target: str | Path,
         like: VideoReader,
         *,
-        encoding: Encoding = Encoding(),
+        quality: int = 20,
+        threads: int | None = None,
         metadata: bool = True,
     ) -> None:
         """Args:
             target: the file to be; its suffix names the container: .mp4, .mov, .mkv, .webm, ….
             like: where times, size, rate, sound (opened with ``sound=True``) and titles come from.
-            encoding: of the pictures.
+            quality: constant rate factor of H.264: lower is better and larger; 18 looks like the
+                original, 23 is x264's default.
+            threads: of the encoder; by default one for every other core, as what draws the
+                pictures has work for the rest.
             metadata: copy what the source says about itself: title, date, place, ….
 
         Raises:
@@ -81,7 +69,8 @@ class VideoWriter:
         """
         self.target = Path(target)
         _refuse(self.target, like)
-        self._like, self._encoding, self._metadata = like, encoding, metadata
+        self._like, self._metadata = like, metadata
+        self._quality, self._threads = quality, threads or max(1, cores() // 2)
         self._exit = ExitStack()
         self._last_pts = -1
         self.frames = 0
@@ -104,7 +93,8 @@ class VideoWriter:
 
     def _open(self) -> None:
         """Declare the streams."""
-        av = _import_av()
+        import av
+
         like, suffix = self._like, self.target.suffix.lower()
         options = {"movflags": "+faststart"} if suffix in (".mp4", ".m4v", ".mov") else {}
         self._container = av.open(f"file:{self._partial}", "w", container_options=options)
@@ -120,8 +110,8 @@ class VideoWriter:
             else Fraction(1, LARGEST_CLOCK)
         )
         stream.codec_context.time_base = stream.time_base = self._base
-        stream.codec_context.thread_count = self._encoding.threads or max(1, cores() // 2)
-        stream.options = _encoder_options(name, self._encoding)
+        stream.codec_context.thread_count = self._threads
+        stream.options = _encoder_options(name, self._quality)
         self._hd = height >= HD_HEIGHT
         matrix = 1 if self._hd else 6  # BT.709, SMPTE 170M
         stream.codec_context.colorspace = matrix
@@ -153,7 +143,8 @@ class VideoWriter:
         Raises:
             VideoError: it cannot be written, as on a full disk.
         """
-        av = _import_av()
+        import av
+
         image = _fitted(images.check(image), self._like.size, self._size)
         picture = av.VideoFrame.from_ndarray(image, format="rgb24")
         picture = picture.reformat(
@@ -174,7 +165,8 @@ class VideoWriter:
 
     def _mux(self, packets: Iterable[av.Packet[Any]]) -> None:
         """Add packets of pictures; what the container finds broken is sound that waited there."""
-        av = _import_av()
+        import av
+
         for packet in packets:
             with suppress(av.error.InvalidDataError):
                 self._container.mux(packet)
@@ -199,7 +191,8 @@ class VideoWriter:
         Raises:
             VideoError: it cannot be finished, or no picture was written.
         """
-        av = _import_av()
+        import av
+
         if kind is not None:
             with suppress(av.FFmpegError, OSError):
                 self._container.close()
@@ -242,19 +235,20 @@ def _refuse(target: Path, like: VideoReader) -> None:
 
 def _add_pictures(container: Any, rate: Fraction, height: int, width: int) -> tuple[str, Any]:
     """A stream of the best encoder that build and container have; its name and itself."""
-    av = _import_av()
+    import av
+
     for name in (*ENCODERS, container.default_video_codec):
         with suppress(ValueError, av.FFmpegError):
             return name, container.add_stream(name, rate=rate, width=width, height=height)
     raise ValueError(f"no video can be written as {container.format.name}: use .mp4 or .mkv")
 
 
-def _encoder_options(name: str, encoding: Encoding) -> dict[str, str]:
-    quality = str(encoding.quality)
+def _encoder_options(name: str, quality: int) -> dict[str, str]:
+    crf = str(quality)
     if name == "libx264":
-        return {"preset": encoding.preset, "crf": quality}
+        return {"preset": PRESET, "crf": crf}
     if "vp9" in name or "vp8" in name:
-        return {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "crf": quality, "b": "0"}
+        return {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "crf": crf, "b": "0"}
     return {}
 
 
@@ -266,13 +260,4 @@ def _fitted(image: images.Image, size: tuple[int, int], even: tuple[int, int]) -
     if even == size:
         return np.ascontiguousarray(image)
     below, beside = even[0] - size[0], even[1] - size[1]
-    padded: images.Image = cv2.copyMakeBorder(image, 0, below, 0, beside, cv2.BORDER_REPLICATE)
-    return padded
-
-
-def _import_av() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise MissingExtraError("video", "video") from error
-    return av
+    return cv2.copyMakeBorder(image, 0, below, 0, beside, cv2.BORDER_REPLICATE)

@@ -1,3 +1,4 @@
+import io
 import os
 import signal
 import threading
@@ -6,6 +7,8 @@ import pytest
 
 from apps.batch.photos import make_photo, make_photos
 from faceresnet.apps.batch import supervisor as supervisors
+from faceresnet.apps.batch.listing import Cell
+from faceresnet.apps.batch.messages import Task, receive, send
 from faceresnet.apps.batch.options import BatchOptions, Plan
 from faceresnet.apps.batch.supervisor import Closed, Supervisor
 from faceresnet.errors import EngineError
@@ -165,6 +168,18 @@ def test_a_worker_ends_with_its_supervisor(tmp_path, blob_model):
                     return
         threading.Event().wait(0.1)
     pytest.fail("the worker lives on")
+
+
+def test_a_message_that_breaks_off_is_an_end():
+    content = io.BytesIO()
+    send(content, Task(("a.png", Cell("b.parquet", 2)), careful=True))
+    for size in range(len(content.getvalue())):
+        reading, writing = os.pipe()
+        with open(reading, "rb") as pipe:
+            with open(writing, "wb") as file:
+                file.write(content.getvalue()[:size])
+            with pytest.raises(EOFError):
+                receive(pipe)
 
 
 def test_libraries_in_workers_have_one_thread():

@@ -123,5 +123,4 @@ def _ellipse(
     y, x = np.ogrid[: size[0], : size[1]]
     across = (x + 0.5 - (x1 + x2) / 2) / ((x2 - x1) / 2)
     down = (y + 0.5 - (y1 + y2) / 2) / ((y2 - y1) / 2)
-    inside: Bool[np.ndarray, "h w"] = across**2 + down**2 <= 1
-    return inside
+    return across**2 + down**2 <= 1

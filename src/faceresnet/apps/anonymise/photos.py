@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float
 
 from faceresnet import boxes as boxes_
 from faceresnet import images
@@ -259,12 +259,9 @@ def _cover(
         covered = np.concatenate([covered, alpha], axis=2)
     if mode == "I":
         covered = np.rint(covered).astype(np.int32)
-    return PILImage.frombytes(mode, frame.size, _bytes(covered, mode))
-
-
-def _bytes(pixels: Num[np.ndarray, "H W *C"], mode: str) -> bytes:
-    big_endian = mode in ("I;16B",)
-    return pixels.astype(pixels.dtype.newbyteorder(">" if big_endian else "=")).tobytes()
+    if mode == "I;16B":
+        covered = covered.astype(covered.dtype.newbyteorder(">"))
+    return PILImage.frombytes(mode, frame.size, covered.tobytes())
 
 
 def _is_lossless(content: bytes) -> bool:

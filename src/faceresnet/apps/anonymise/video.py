@@ -19,7 +19,7 @@ from faceresnet.errors import VideoError
 from faceresnet.video.reading import Frame, open_video
 from faceresnet.video.stages import Ahead
 from faceresnet.video.tracks import Tracker
-from faceresnet.video.writing import Encoding, VideoWriter
+from faceresnet.video.writing import VideoWriter
 
 #: Constant rate factor of H.264: what is not covered looks like the original.
 QUALITY = 18
@@ -82,9 +82,7 @@ def anonymise_video(
     pts, looks = _look(source, detect, filling, watch)
     boxes = fill(looks, filling)
     with open_video(source, sound=sound) as video:
-        with VideoWriter(
-            target, video, encoding=Encoding(quality=QUALITY, threads=threads), metadata=False
-        ) as film:
+        with VideoWriter(target, video, quality=QUALITY, threads=threads, metadata=False) as film:
             with Ahead(video, room=AHEAD) as frames:
                 for frame in watch("Covering", len(boxes), frames):
                     film.write(_covered(frame, source, pts, boxes, covering), frame)

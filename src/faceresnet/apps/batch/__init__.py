@@ -19,9 +19,9 @@ from faceresnet.apps.batch.job import (
     TIMEOUT_S,
     Job,
     Summary,
+    check_work,
     open_job,
     read_rows,
-    require_engine,
 )
 from faceresnet.apps.batch.options import FORMATS, BatchOptions
 from faceresnet.apps.batch.storage import open_storage
@@ -50,8 +50,10 @@ def run(
         out: folder for the results, a path or an address.
         options: what decides the rows.
         engine: ``local``, worker processes on this machine, or ``ray``.
-        workers: processes or actors; by default one for each core or graphics card.
-        timeout_s: a photo may take this long; one that takes longer becomes a row with an error.
+        workers: processes or actors; by default one for each core, or one (``ray``: one for each)
+            where the model runs on a graphics card.
+        timeout_s: a photo that takes longer ends its worker, as a crash does, and becomes a row
+            with an error.
         ray_address: of the cluster; by default RAY_ADDRESS, or one started for this job.
         on_listed: called with the number of photos listed so far, now and then.
         on_start: called when the photos are listed.
@@ -68,7 +70,7 @@ def run(
         EngineError: the engine or Ray cannot start.
         MissingExtraError: something that is needed is not installed.
     """
-    require_engine(engine)
+    check_work(engine, workers, timeout_s)
     storage = open_storage(out)
     with storage.lock():
         job = open_job(source, storage, options or BatchOptions(), on_listed)

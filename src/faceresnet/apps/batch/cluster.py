@@ -14,7 +14,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from faceresnet.apps.batch.options import Plan
 from faceresnet.apps.batch.rows import Counts
 from faceresnet.apps.batch.shards import Part, Shard, make_part
 from faceresnet.apps.batch.supervisor import Supervisor
-from faceresnet.errors import EngineError, MissingExtraError, last_line
+from faceresnet.errors import EngineError, last_line, needs
 
 #: Photos whose names are in memory at a time: the stretch of the listing that one run of Ray Data
 #: works on. At its end the actors wait for the slowest of them.
@@ -37,26 +37,22 @@ def detect_shards(
     workers: int | None,
     timeout_s: float,
     on_photos: Callable[[int], None],
-    address: str | None = None,
+    address: str | None,
 ) -> Iterator[Part]:
-    """Look at shards in Ray actors; parts come as they are done.
+    """Look at shards in Ray actors, else as `local.detect_shards`.
 
-    Args:
-        shards: taken as they are needed.
-        plan: what to do.
-        workers: actors; by default one for each core of the cluster, or for each graphics card
-            where the model runs on one.
-        timeout_s: a photo may take this long.
-        on_photos: called with the number of photos just done.
-        address: of the cluster; by default that of RAY_ADDRESS, one that runs on this machine, or
-            one that is started for this job.
+    There are so many `workers`; by default one for each core of the cluster, or for each graphics
+    card where the model runs on one. The cluster is that of `address`; by default that of
+    RAY_ADDRESS, one that runs on this machine, or one that is started for this job.
 
     Raises:
         MissingExtraError: Ray is not installed.
         EngineError: the cluster cannot be reached or lacks what is asked for, or workers cannot
             start.
     """
-    ray = _import_ray()
+    with needs("faceresnet batch --engine ray", "ray"):
+        import ray
+        import ray.data
     ours = not ray.is_initialized()
     if ours:
         _connect(ray, address)
@@ -75,15 +71,6 @@ def detect_shards(
     finally:
         if ours:
             ray.shutdown()
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise MissingExtraError("faceresnet batch --engine ray", "ray") from error
-    return ray
 
 
 def _connect(ray: Any, address: str | None) -> None:
@@ -150,11 +137,10 @@ class _Actor:
         (number,), (entries,) = batch["shard"], batch["entries"]
         shard = Shard(int(number), tuple(map(from_json, json.loads(entries))))
         part = make_part(shard, self._plan, self._supervisor)
-        counts = part.counts
         return {
             "shard": [part.number],
             "content": [part.content],
-            "counts": [[counts.photos, counts.faces, counts.errors]],
+            "counts": [list(astuple(part.counts))],
         }
 
     def __del__(self) -> None:

@@ -40,7 +40,7 @@ from faceresnet.apps.batch.listing import (
 )
 from faceresnet.apps.batch.options import BatchOptions, Plan, model_identity
 from faceresnet.apps.batch.rows import Counts, count_part, decode, require_pyarrow
-from faceresnet.apps.batch.shards import Part, Shard
+from faceresnet.apps.batch.shards import Shard
 from faceresnet.apps.batch.storage import Storage, open_storage
 from faceresnet.engine import ENGINES as RUNTIMES
 from faceresnet.errors import DataError, MissingExtraError
@@ -116,11 +116,6 @@ class Job:
         """Shards, each of which becomes a part."""
         return -(-self.photos // self.shard_size)
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self._finished is not None
-
     def part_name(self, number: int) -> str:
         """Name of the file of a shard."""
         return f"part-{number:05d}.{self._options.format}"
@@ -128,37 +123,28 @@ class Job:
     def run(
         self,
         *,
-        engine: str = "local",
-        workers: int | None = None,
-        timeout_s: float = TIMEOUT_S,
-        ray_address: str | None = None,
-        on_photos: Callable[[int], None] = lambda number: None,
+        engine: str,
+        workers: int | None,
+        timeout_s: float,
+        ray_address: str | None,
+        on_photos: Callable[[int], None],
     ) -> Summary:
         """Do what is left of the job; nothing if it is finished.
 
-        Args:
-            engine: ``local``, processes on this machine, or ``ray``.
-            workers: processes or actors; by default one for each core, or one (``ray``: one for
-                each) where the model runs on a graphics card.
-            timeout_s: a photo that takes longer ends its worker, as a crash does.
-            ray_address: of the cluster; by default RAY_ADDRESS, or one started for this job.
-            on_photos: called with the number of photos just done, from any thread.
-
-        Raises:
-            ValueError: an argument is out of its range.
-            EngineError: workers cannot start.
-            DataError: the results cannot be written, or the job's files are broken.
-            MissingExtraError: Ray is not installed.
+        Arguments, which are checked there, and errors as `batch.run`'s.
         """
-        require_engine(engine)
-        if workers is not None and workers < 1:
-            raise ValueError(f"workers must be at least 1, got {workers}")
-        if not timeout_s > 0:
-            raise ValueError(f"timeout_s must be above 0, got {timeout_s}")
         start = time.monotonic()
         counts, now = self.done, 0
-        if not self.is_finished:
-            for part in self._detect(engine, workers, timeout_s, ray_address, on_photos):
+        if self._finished is None:
+            shards, plan = self._pending(), self._plan(engine)
+            if engine == "ray":
+                parts = cluster.detect_shards(
+                    shards, plan, workers, timeout_s, on_photos, ray_address
+                )
+            else:
+                workers = workers or (cores() if self._options.on_cpu else 1)
+                parts = local.detect_shards(shards, plan, workers, timeout_s, on_photos)
+            for part in parts:
                 with self._storage.writing(self.part_name(part.number)) as file:
                     file.write(part.content)
                 self._there.add(part.number)
@@ -175,20 +161,6 @@ class Job:
             self.done = self._finished = counts
         seconds = time.monotonic() - start
         return Summary(counts.photos, counts.faces, counts.errors, self.parts, now, seconds)
-
-    def _detect(
-        self,
-        engine: str,
-        workers: int | None,
-        timeout_s: float,
-        ray_address: str | None,
-        on_photos: Callable[[int], None],
-    ) -> Iterator[Part]:
-        shards, plan = self._pending(), self._plan(engine)
-        if engine == "ray":
-            return cluster.detect_shards(shards, plan, workers, timeout_s, on_photos, ray_address)
-        workers = workers or (cores() if self._options.on_cpu else 1)
-        return local.detect_shards(shards, plan, workers, timeout_s, on_photos)
 
     def _plan(self, engine: str) -> Plan:
         """What the workers need; those on other machines may not have the model's file."""
@@ -251,19 +223,11 @@ def open_job(
     source: str | os.PathLike[str],
     storage: Storage,
     options: BatchOptions,
-    on_listed: Callable[[int], None] = lambda number: None,
+    on_listed: Callable[[int], None],
 ) -> Job:
-    """Go on with the job in a folder, or list the photos and begin one.
+    """Go on with the job in a locked folder, or list the photos and begin one.
 
-    Args:
-        source: as `listing.list_entries`.
-        storage: of the job, locked.
-        options: what decides the rows.
-        on_listed: called with the number of photos listed so far, now and then.
-
-    Raises:
-        DataError: the folder holds another job or other files, or the source is broken.
-        ModelError: there is no such model.
+    Arguments and errors as `batch.run`'s.
     """
     if options.format == "parquet":
         require_pyarrow("faceresnet batch --format parquet")
@@ -362,13 +326,17 @@ def _compare(facts: dict[str, Any], asked: dict[str, Any]) -> None:
             )
 
 
-def require_engine(engine: str) -> None:
+def check_work(engine: str, workers: int | None, timeout_s: float) -> None:
     """Make sure, before photos are listed, that somebody can do the work.
 
     Raises:
-        ValueError: there is no such engine.
+        ValueError: there is no such engine, or a number is out of its range.
         MissingExtraError: Ray is not installed.
     """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    if not timeout_s > 0:
+        raise ValueError(f"timeout_s must be above 0, got {timeout_s}")
     if engine not in ENGINES:
         hint = " (the network's is --runtime)" if engine in RUNTIMES else ""
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got '{engine}'{hint}")

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias, cast
 
 from faceresnet import images
 from faceresnet.apps.batch.rows import require_pyarrow
-from faceresnet.errors import DataError, MissingExtraError, reason
+from faceresnet.errors import DataError, needs, reason
 from faceresnet.video.addresses import mask_password
 
 TABLES = frozenset([".parquet", ".parq"])
@@ -69,10 +69,8 @@ def open_store(address: str) -> tuple[Any, str]:
         DataError: nothing knows the scheme, or what it needs is not installed (fsspec says which).
         MissingExtraError: fsspec is not installed.
     """
-    try:
+    with needs(f"reading {address}", "batch"):
         import fsspec
-    except ImportError as error:
-        raise MissingExtraError(f"reading {address}", "batch") from error
     try:
         store, path = fsspec.core.url_to_fs(address)
     except Exception as error:  # every store has errors of its own
@@ -270,10 +268,8 @@ def _require_store(scheme: str) -> None:
     """Make sure that what reads a scheme is installed, before a million rows say it is not."""
     if scheme in ("", "http", "https"):
         return
-    try:
+    with needs(f"reading {scheme}://", "batch"):
         import fsspec
-    except ImportError as error:
-        raise MissingExtraError(f"reading {scheme}://", "batch") from error
     try:
         fsspec.get_filesystem_class(scheme)
     except ImportError as error:

@@ -1,15 +1,12 @@
-"""What a worker and its supervisor say to each other: pickles with their length before them."""
+"""What a worker and its supervisor say to each other: pickles, which tell where they end."""
 
 from __future__ import annotations
 
 import pickle
-import struct
 from dataclasses import dataclass
 from typing import IO, Any
 
 from faceresnet.apps.batch.listing import Entry
-
-_LENGTH = struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,7 @@ def send(pipe: IO[bytes], message: object) -> None:
     Raises:
         OSError: nobody reads it.
     """
-    content = pickle.dumps(message)
-    pipe.write(_LENGTH.pack(len(content)) + content)
+    pickle.dump(message, pipe)
     pipe.flush()
 
 
@@ -52,13 +48,9 @@ def receive(pipe: IO[bytes]) -> Any:
     """Read a message.
 
     Raises:
-        EOFError: nobody writes any more.
+        EOFError: nobody writes any more; perhaps the message broke off.
     """
-    header = pipe.read(_LENGTH.size)
-    if len(header) < _LENGTH.size:
-        raise EOFError
-    content = pipe.read(_LENGTH.unpack(header)[0])
     try:
-        return pickle.loads(content)
-    except (pickle.UnpicklingError, EOFError) as error:
+        return pickle.load(pipe)
+    except pickle.UnpicklingError as error:
         raise EOFError from error

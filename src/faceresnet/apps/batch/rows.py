@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from faceresnet.errors import DataError, MissingExtraError
+from faceresnet.errors import DataError, needs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -161,10 +161,8 @@ def require_pyarrow(what: str) -> None:
     Raises:
         MissingExtraError: it cannot; `what` needs it.
     """
-    try:
+    with needs(what, "batch"):
         import pyarrow.parquet  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(what, "batch") from error
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -7,32 +7,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, TypeAlias
 
 from faceresnet.apps.batch.listing import is_address, open_store
 from faceresnet.atomic import replacing
 from faceresnet.errors import DataError, while_writing
 
 LOCK = ".lock"
-
-
-class Storage(Protocol):
-    """A folder whose files appear whole."""
-
-    def sizes(self) -> dict[str, int]:
-        """Sizes of the files in it, bytes, by their names; none where it does not exist."""
-
-    def read(self, name: str) -> BinaryIO:
-        """Open a file."""
-
-    def writing(self, name: str) -> Any:
-        """A binary file to write to (context manager); it appears when it is complete."""
-
-    def remove(self, name: str) -> None:
-        """Remove a file that is there."""
-
-    def lock(self) -> Any:
-        """Keep others out while a context lasts, where that can be done."""
 
 
 def open_storage(folder: str | os.PathLike[str]) -> Storage:
@@ -52,22 +33,27 @@ def open_storage(folder: str | os.PathLike[str]) -> Storage:
 
 
 class _Local:
+    """A folder whose files appear whole."""
+
     def __init__(self, folder: Path) -> None:
         if folder.exists() and not folder.is_dir():
             raise DataError(f"{folder} is a file: the results need a folder")
         self._folder = folder
 
     def sizes(self) -> dict[str, int]:
+        """Sizes of the files in it, bytes, by their names; none where it does not exist."""
         if not self._folder.is_dir():
             return {}
         with os.scandir(self._folder) as found:
             return {item.name: item.stat().st_size for item in found if item.is_file()}
 
     def read(self, name: str) -> BinaryIO:
-        return cast(BinaryIO, (self._folder / name).open("rb"))
+        """Open a file."""
+        return (self._folder / name).open("rb")
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
+        """A file to write to; it appears when it is complete."""
         place = self._folder / name
         with (
             while_writing(place),
@@ -77,10 +63,12 @@ class _Local:
             yield file
 
     def remove(self, name: str) -> None:
+        """Remove a file that is there."""
         (self._folder / name).unlink()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
+        """Keep others out while a context lasts, where that can be done."""
         try:
             import fcntl
         except ImportError:  # not on Windows
@@ -102,7 +90,7 @@ class _Local:
 
 
 class _Remote:
-    """An object store puts an object in its place in one go."""
+    """The same in an object store, which puts an object in its place in one go."""
 
     def __init__(self, store: Any, path: str) -> None:
         self._store = store
@@ -119,7 +107,7 @@ class _Remote:
         return {name: info.get("size") or 0 for name, info in zip(names, found, strict=True)}
 
     def read(self, name: str) -> BinaryIO:
-        return cast(BinaryIO, self._store.open(f"{self._path}/{name}", "rb"))
+        return self._store.open(f"{self._path}/{name}", "rb")
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
@@ -139,3 +127,6 @@ class _Remote:
     @contextmanager
     def lock(self) -> Iterator[None]:
         yield
+
+
+Storage: TypeAlias = _Local | _Remote

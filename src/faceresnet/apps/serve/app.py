@@ -21,19 +21,21 @@ from starlette.requests import ClientDisconnect
 
 from faceresnet import __version__, images
 from faceresnet.apps.serve import pages, schema
-from faceresnet.apps.serve.batching import Batcher, Detector, Found, Job, queue_full
+from faceresnet.apps.serve.batching import Batcher, Found, Job, queue_full
 from faceresnet.apps.serve.fetch import Fetcher
 from faceresnet.apps.serve.metrics import Counted, Metrics
 from faceresnet.apps.serve.refusals import Refusal
 from faceresnet.apps.serve.settings import Settings
 from faceresnet.apps.serve.uploads import Held, Intake, receive
+from faceresnet.detector import FaceDetector
+from faceresnet.errors import one_line
 
 logger = logging.getLogger("faceresnet.serve")
 
 #: The photo that a model is warmed with, height and width px: its shape gets a network of its own.
 WARM_SIZE = (480, 640)
 
-Load = Callable[[], Detector]
+Load = Callable[[], FaceDetector]
 
 _key_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="One of the API keys.")
 _bearer = HTTPBearer(auto_error=False, description="The same keys, as a bearer token.")
@@ -76,7 +78,7 @@ class Service:
             detector = self._load()
             detector.batch([images.grey(WARM_SIZE)])
         except Exception as error:
-            self.failure = " ".join(str(error).split()) or type(error).__name__
+            self.failure = one_line(str(error)) or type(error).__name__
             logger.error("the model cannot be loaded: %s", self.failure)
             return
         spec, settings = detector.spec, self.settings

@@ -16,29 +16,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from faceresnet import images
 from faceresnet.apps.serve import photos
 from faceresnet.apps.serve.refusals import Refusal
 from faceresnet.detections import Detections
-from faceresnet.spec import ModelSpec
+from faceresnet.detector import FaceDetector
 
 #: Longest wait for the threads to end, in seconds.
 JOIN_S = 10.0
-
-
-class Detector(Protocol):
-    """What of a `FaceDetector` is used here."""
-
-    @property
-    def spec(self) -> ModelSpec:
-        """What the model says about itself."""
-
-    def batch(
-        self, photos: Sequence[images.Image], threshold: float | None = None
-    ) -> list[Detections]:
-        """Find the faces in images."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +36,12 @@ class Found:
         wait_s: in queues.
         read_s: for decoding.
         detect_s: of its whole batch.
-        batch: images in that batch.
     """
 
     faces: Detections
     wait_s: float
     read_s: float
     detect_s: float
-    batch: int
 
 
 @dataclass(eq=False)
@@ -96,7 +80,7 @@ class Batcher:
 
     def __init__(
         self,
-        detector: Detector,
+        detector: FaceDetector,
         *,
         batch_size: int = 8,
         queue_size: int = 128,
@@ -171,46 +155,35 @@ class Batcher:
             self._to_read.notify_all()
             self._to_detect.notify_all()
         for job in left:
-            _fail(job, Refusal("not_ready", "the service stopped before it looked at the photo"))
+            _settle(job, _stopped())
         for thread in self._threads:
             thread.join(JOIN_S)
 
     def _read_all(self) -> None:
         while (job := self._next_to_read()) is not None:
             try:
+                self._reserve(job)
                 self._read(job)
-            except Refusal as refusal:
-                self._drop(job, refusal)
-            except Exception as error:  # memory, or a bug: this photo's loss, not the thread's
+            except Exception as error:  # whatever it is, this photo's loss and not the thread's
                 self._drop(job, error)
 
     def _next_to_read(self) -> Job | None:
-        """The oldest photo waiting, when there is room for its pixels; None when closed."""
-        while True:
-            with self._lock:
-                while not self._closed and (
-                    not self._waiting or len(self._ready) >= 2 * self._batch_size
-                ):
-                    self._to_read.wait()
-                if self._closed:
-                    return None
-                job = self._waiting.popleft()
-            try:
-                self._reserve(job)
-            except Exception as error:
-                self._drop(job, error)
-            else:
-                return job
+        """The oldest photo waiting, when few are ready; None when closed."""
+        with self._lock:
+            self._to_read.wait_for(
+                lambda: self._closed or (self._waiting and len(self._ready) < 2 * self._batch_size)
+            )
+            return None if self._closed else self._waiting.popleft()
 
     def _reserve(self, job: Job) -> None:
+        """Wait for room for a photo's pixels."""
         if job.future.cancelled():
             raise Refusal("timeout", "nobody waits for the photo any more")
         pixels = photos.measure(job.content, self._max_pixels)
         with self._lock:
-            while (
-                not self._closed and self._pixels and self._pixels + pixels > 2 * self._max_pixels
-            ):
-                self._to_read.wait()
+            self._to_read.wait_for(
+                lambda: self._closed or self._pixels + pixels <= 2 * self._max_pixels
+            )
             job.pixels = pixels
             self._pixels += pixels
 
@@ -223,12 +196,10 @@ class Batcher:
         job.read_s = time.perf_counter() - start
         self._on_read(job.read_s)
         with self._lock:
-            if not self._closed:
-                self._ready.append(job)
-                self._to_detect.notify()
-                return
-            self._held -= 1
-        _fail(job, Refusal("not_ready", "the service stopped before it looked at the photo"))
+            if self._closed:
+                raise _stopped()
+            self._ready.append(job)
+            self._to_detect.notify()
 
     def _drop(self, job: Job, error: Exception) -> None:
         """Let go of a photo that was not read."""
@@ -236,7 +207,7 @@ class Batcher:
             self._held -= 1
             self._pixels -= job.pixels
             self._to_read.notify_all()
-        _fail(job, error)
+        _settle(job, error)
 
     def _detect_all(self) -> None:
         while batch := self._next_batch():
@@ -250,10 +221,7 @@ class Batcher:
                 self._pixels -= sum(job.pixels for job in batch)
                 self._to_read.notify_all()
             for job, outcome in zip(wanted, outcomes, strict=True):
-                if isinstance(outcome, Found):
-                    _finish(job, outcome)
-                else:
-                    _fail(job, outcome)
+                _settle(job, outcome)
 
     def _next_batch(self) -> list[Job]:
         """The oldest image and others of its size and threshold; empty when closed.
@@ -261,8 +229,7 @@ class Batcher:
         A power of two of them: engines compile a network for each shape that they meet often.
         """
         with self._lock:
-            while not self._ready and not self._closed:
-                self._to_detect.wait()
+            self._to_detect.wait_for(lambda: self._ready or self._closed)
             if not self._ready:
                 return []
             key = self._key(self._ready[0])
@@ -295,7 +262,7 @@ class Batcher:
         detect_s = time.perf_counter() - start
         self._on_detected(len(jobs), detect_s)
         return [
-            Found(faces, start - job.submitted - job.read_s, job.read_s, detect_s, len(jobs))
+            Found(faces, start - job.submitted - job.read_s, job.read_s, detect_s)
             for faces, job in zip(whole, jobs, strict=True)
         ]
 
@@ -305,11 +272,14 @@ def queue_full(held: int) -> Refusal:
     return Refusal("queue_full", f"{held} photos are waiting already: try again in a moment")
 
 
-def _finish(job: Job, found: Found) -> None:
-    if job.future.set_running_or_notify_cancel():
-        job.future.set_result(found)
+def _stopped() -> Refusal:
+    return Refusal("not_ready", "the service stopped before it looked at the photo")
 
 
-def _fail(job: Job, error: Exception) -> None:
-    if job.future.set_running_or_notify_cancel():
-        job.future.set_exception(error)
+def _settle(job: Job, outcome: Found | Exception) -> None:
+    if not job.future.set_running_or_notify_cancel():
+        return
+    if isinstance(outcome, Found):
+        job.future.set_result(outcome)
+    else:
+        job.future.set_exception(outcome)

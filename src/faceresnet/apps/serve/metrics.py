@@ -9,12 +9,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
 
 #: Where workers count together; read by prometheus_client when it is first imported.
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -37,65 +35,45 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+        from prometheus_client import (
+            CollectorRegistry,
+            Counter,
+            Gauge,
+            Histogram,
+            PlatformCollector,
+            ProcessCollector,
+        )
 
-        registry = CollectorRegistry()
-        self._registry = registry
-        self.requests = Counter(
+        self._registry = registry = CollectorRegistry()
+        counter = partial(Counter, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        gauge = partial(Gauge, registry=registry, multiprocess_mode="livesum")
+        self.requests = counter(
             "faceresnet_requests",
             "Requests, by path, method and status.",
             ["path", "method", "status"],
-            registry=registry,
         )
-        self.request_s = Histogram(
+        self.request_s = histogram(
             "faceresnet_request_seconds",
             "Time from the head of a request to the end of its answer.",
             ["path"],
             buckets=REQUEST_S,
-            registry=registry,
         )
-        self.refused = Counter(
-            "faceresnet_refused", "Requests turned down, by code.", ["code"], registry=registry
+        self.refused = counter("faceresnet_refused", "Requests turned down, by code.", ["code"])
+        self.images = counter("faceresnet_images", "Photos looked at.")
+        self.faces = counter("faceresnet_faces", "Faces found.")
+        self.read_s = histogram(
+            "faceresnet_read_seconds", "Time to decode a photo.", buckets=STEP_S
         )
-        self.images = Counter("faceresnet_images", "Photos looked at.", registry=registry)
-        self.faces = Counter("faceresnet_faces", "Faces found.", registry=registry)
-        self.read_s = Histogram(
-            "faceresnet_read_seconds",
-            "Time to decode a photo.",
-            buckets=STEP_S,
-            registry=registry,
+        self.detect_s = histogram(
+            "faceresnet_detect_seconds", "Time to look at a batch.", buckets=STEP_S
         )
-        self.detect_s = Histogram(
-            "faceresnet_detect_seconds",
-            "Time to look at a batch.",
-            buckets=STEP_S,
-            registry=registry,
+        self.batch = histogram(
+            "faceresnet_batch_images", "Photos in a batch.", buckets=(1, 2, 4, 8, 16, 32)
         )
-        self.batch = Histogram(
-            "faceresnet_batch_images",
-            "Photos in a batch.",
-            buckets=(1, 2, 4, 8, 16, 32),
-            registry=registry,
-        )
-        self.held = Gauge(
-            "faceresnet_held_images",
-            "Photos waiting or in work.",
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        self.ready = Gauge(
-            "faceresnet_ready_workers",
-            "Workers whose model is loaded.",
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        self._add_process(registry)
-
-    def _add_process(self, registry: CollectorRegistry) -> None:
-        """Memory, files and CPU time of the process; workers cannot answer for one another."""
-        from prometheus_client import PlatformCollector, ProcessCollector
-
-        if not os.environ.get(MULTIPROCESS_VARIABLE):
+        self.held = gauge("faceresnet_held_images", "Photos waiting or in work.")
+        self.ready = gauge("faceresnet_ready_workers", "Workers whose model is loaded.")
+        if not os.environ.get(MULTIPROCESS_VARIABLE):  # workers cannot answer for one another
             ProcessCollector(registry=registry)
             PlatformCollector(registry=registry)
 

@@ -150,6 +150,7 @@ def refusals(*codes: str) -> dict[int | str, dict[str, Any]]:
 
 
 _FILE = {"type": "string", "format": "binary"}
+_ADDRESS = {"type": "string", "format": "uri"}
 #: Body of /v1/detect, which FastAPI cannot tell by itself because we count it as it arrives.
 DETECT_BODY: dict[str, Any] = {
     "requestBody": {
@@ -173,26 +174,14 @@ DETECT_BODY: dict[str, Any] = {
             **{kind: {"schema": _FILE} for kind in BODY_TYPES},
             "application/json": {
                 "schema": {
-                    "oneOf": [
-                        {
-                            "type": "object",
-                            "properties": {"url": {"type": "string", "format": "uri"}},
-                            "required": ["url"],
-                            "additionalProperties": False,
-                        },
-                        {
-                            "type": "object",
-                            "properties": {
-                                "urls": {
-                                    "type": "array",
-                                    "items": {"type": "string", "format": "uri"},
-                                    "minItems": 1,
-                                }
-                            },
-                            "required": ["urls"],
-                            "additionalProperties": False,
-                        },
-                    ]
+                    "type": "object",
+                    "properties": {
+                        "url": _ADDRESS,
+                        "urls": {"type": "array", "items": _ADDRESS, "minItems": 1},
+                    },
+                    "minProperties": 1,
+                    "maxProperties": 1,
+                    "additionalProperties": False,
                 },
                 "examples": {"one": {"value": {"url": "https://example.org/party.jpg"}}},
             },

@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
@@ -220,7 +220,7 @@ def _addresses(body: bytes, max_images: int) -> list[str]:
     """Addresses in a JSON body ``{"url": …}`` or ``{"urls": […]}``."""
     expected = 'expected {"url": "https://…"} or {"urls": ["https://…", …]}'
     try:
-        asked: Any = json.loads(body)
+        asked = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise Refusal("invalid_request", f"the body is no JSON: {expected}") from error
     match asked:

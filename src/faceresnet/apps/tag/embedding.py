@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from faceresnet.apps.tag.packet import RDF
-from faceresnet.errors import ImageError, MissingExtraError
+from faceresnet.errors import ImageError, needs
 
 #: What begins an XMP segment in a JPEG file.
 JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
@@ -60,8 +60,7 @@ def read_packet(photo: bytes) -> bytes | None:
     with _exiv2, _opened(photo) as image:
         if "write" not in (image.get_access_mode()["xmp"] or ""):
             raise ImageError("XMP cannot be written into its format: use --sidecar")
-        packet: bytes = image.read_raw_xmp().encode()
-    return packet or None
+        return image.read_raw_xmp().encode() or None
 
 
 def write_packet(photo: bytes, packet: bytes) -> bytes:
@@ -105,10 +104,8 @@ def write_packet(photo: bytes, packet: bytes) -> bytes:
 
 
 def _pyexiv2() -> Any:
-    try:
+    with needs("faceresnet tag --embed", "tag"):
         import pyexiv2
-    except ImportError as error:
-        raise MissingExtraError("faceresnet tag --embed", "tag") from error
     return pyexiv2
 
 

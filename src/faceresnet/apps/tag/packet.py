@@ -135,81 +135,95 @@ def _parse(packet: bytes) -> _Layout:
     """Find the elements of interest."""
     if b"\0" in packet:
         raise DataError("its XMP is not in UTF-8: let the program that wrote it write it anew")
-    parser = expat.ParserCreate(encoding="UTF-8", namespace_separator=_SEPARATOR)
-    layout = _Layout()
-    path: list[tuple[str, _Span]] = []
-
-    def start(name: str, attributes: dict[str, str]) -> None:
-        at = parser.CurrentByteIndex
-        tag = _TAG.match(packet, at)
-        empty = bool(tag and tag.group().endswith(b"/>"))
-        span = _Span(at, empty=empty, declared=frozenset(declared))
-        declared.clear()
-        names = [step for step, _ in path]
-        path.append((name, span))
-        if name == _name(RDF, "RDF") and layout.rdf is None:
-            layout.rdf = span
-        elif name == _name(RDF, "Description") and names[-1:] == [_name(RDF, "RDF")]:
-            about = _name(RDF, "about")
-            layout.about = layout.about or attributes.get(about, attributes.get("about", ""))
-        elif name == _name(MWG, "Regions") and layout.regions is None:
-            layout.regions = span
-            span.collects = True
-        elif names[-1:] == [_name(MWG, "RegionList")] and layout.regions is not None:
-            if name not in (_name(RDF, "Bag"), _name(RDF, "Seq")):
-                raise DataError(
-                    "its list of face regions is neither rdf:Bag nor rdf:Seq: correct or remove it "
-                    "in the program that wrote it"
-                )
-            if layout.bag is None:
-                layout.bag = span
-                layout.namespaces = {prefix: uris[-1] for prefix, uris in scope.items() if uris}
-        elif name == _name(RDF, "li") and len(path) > 1 and path[-2][1] is layout.bag:
-            layout.items.append(span)
-            span.collects = True
-        for key, value in attributes.items():
-            _note(key, value)
-
-    def _note(key: str | None, value: str) -> None:
-        """Keep a value with the item or the regions it belongs to."""
-        steps = [step for step, _ in path] + ([key] if key else [])
-        for depth in range(len(path) - 1, -1, -1):
-            span = path[depth][1]
-            if span.collects:
-                below = steps[depth + 1 :]
-                span.values[tuple(step for step in below if not step.startswith(RDF))] = value
-                return
-
-    def text(content: str) -> None:
-        if content.strip():
-            _note(None, content.strip())
-
-    def end(name: str) -> None:
-        at = parser.CurrentByteIndex
-        _, span = path.pop()
-        span.last_tag = span.start if span.empty else at
-        tag = _TAG.match(packet, span.last_tag)
-        span.end = tag.end() if tag else span.last_tag
-
-    def declare(prefix: str | None, uri: str | None) -> None:
-        scope.setdefault(prefix or "", []).append(uri or "")
-        declared.append(prefix or "")
-
-    scope: dict[str, list[str]] = {}
-    declared: list[str] = []
-    parser.buffer_text = True
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.CharacterDataHandler = text
-    parser.StartNamespaceDeclHandler = declare
-    parser.EndNamespaceDeclHandler = lambda prefix: scope[prefix or ""].pop()
     try:
-        parser.Parse(packet, True)
+        layout = _Reader(packet).read()
     except (expat.ExpatError, UnicodeError) as error:
         raise DataError(f"its XMP cannot be read ({error}): mend or remove it") from error
     if layout.rdf is None:
         raise DataError("its XMP holds no rdf:RDF: mend or remove it")
     return layout
+
+
+class _Reader:
+    """Follows expat through a packet and notes the elements of interest."""
+
+    def __init__(self, packet: bytes) -> None:
+        self._packet = packet
+        self._layout = _Layout()
+        self._path: list[tuple[str, _Span]] = []
+        self._scope: dict[str, list[str]] = {}
+        self._declared: list[str] = []
+        self._parser = expat.ParserCreate(encoding="UTF-8", namespace_separator=_SEPARATOR)
+        self._parser.buffer_text = True
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.CharacterDataHandler = self._text
+        self._parser.StartNamespaceDeclHandler = self._declare
+        self._parser.EndNamespaceDeclHandler = lambda prefix: self._scope[prefix or ""].pop()
+
+    def read(self) -> _Layout:
+        self._parser.Parse(self._packet, True)
+        return self._layout
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        at = self._parser.CurrentByteIndex
+        tag = _TAG.match(self._packet, at)
+        empty = bool(tag and tag.group().endswith(b"/>"))
+        span = _Span(at, empty=empty, declared=frozenset(self._declared))
+        self._declared.clear()
+        parent, parent_span = self._path[-1] if self._path else ("", None)
+        self._path.append((name, span))
+        layout = self._layout
+        if name == _name(RDF, "RDF") and layout.rdf is None:
+            layout.rdf = span
+        elif name == _name(RDF, "Description") and parent == _name(RDF, "RDF"):
+            about = attributes.get(_name(RDF, "about"), attributes.get("about", ""))
+            layout.about = layout.about or about
+        elif name == _name(MWG, "Regions") and layout.regions is None:
+            layout.regions = span
+            span.collects = True
+        elif parent == _name(MWG, "RegionList") and layout.regions is not None:
+            self._start_list(name, span)
+        elif name == _name(RDF, "li") and parent_span is not None and parent_span is layout.bag:
+            layout.items.append(span)
+            span.collects = True
+        for key, value in attributes.items():
+            self._note(key, value)
+
+    def _start_list(self, name: str, span: _Span) -> None:
+        if name not in (_name(RDF, "Bag"), _name(RDF, "Seq")):
+            raise DataError(
+                "its list of face regions is neither rdf:Bag nor rdf:Seq: correct or remove it "
+                "in the program that wrote it"
+            )
+        layout = self._layout
+        if layout.bag is None:
+            layout.bag = span
+            layout.namespaces = {prefix: uris[-1] for prefix, uris in self._scope.items() if uris}
+
+    def _note(self, key: str | None, value: str) -> None:
+        """Keep a value with the item or the regions it belongs to."""
+        steps = [step for step, _ in self._path] + ([key] if key else [])
+        for depth in range(len(self._path) - 1, -1, -1):
+            span = self._path[depth][1]
+            if span.collects:
+                below = steps[depth + 1 :]
+                span.values[tuple(step for step in below if not step.startswith(RDF))] = value
+                return
+
+    def _text(self, content: str) -> None:
+        if content.strip():
+            self._note(None, content.strip())
+
+    def _end(self, name: str) -> None:
+        _, span = self._path.pop()
+        span.last_tag = span.start if span.empty else self._parser.CurrentByteIndex
+        tag = _TAG.match(self._packet, span.last_tag)
+        span.end = tag.end() if tag else span.last_tag
+
+    def _declare(self, prefix: str | None, uri: str | None) -> None:
+        self._scope.setdefault(prefix or "", []).append(uri or "")
+        self._declared.append(prefix or "")
 
 
 def _name(namespace: str, local: str) -> str:
@@ -232,21 +246,18 @@ def _region(item: _Span) -> Region:
 
 
 def _is_untouched(item: _Span) -> bool:
-    """Whether an item says what `_new_item` wrote, and nothing else.
-
-    Items of versions before this one do not say which box they wrote: any counts as that.
-    """
+    """Whether an item says what `_new_item` wrote, and nothing else."""
     area, extensions = _name(MWG, "Area"), _name(MWG, "Extensions")
     sides = [(area, _name(AREA, side)) for side in "xywh"]
     kind, score = (_name(MWG, "Type"),), (extensions, _name(OWN, "score"))
     box = (extensions, _name(OWN, "box"))
     syntax = {(), (area,), (extensions,)}  # rdf:parseType
     said = {path: text for path, text in item.values.items() if text and path not in syntax}
-    if said.keys() - {box} != {kind, score, (area, _name(AREA, "unit")), *sides}:
+    if said.keys() != {kind, score, box, (area, _name(AREA, "unit")), *sides}:
         return False
     try:
         now = [float(said[side]) for side in sides]
-        written = [float(side) for side in said[box].split()] if box in said else now
+        written = [float(side) for side in said[box].split()]
     except ValueError:
         return False
     near = (abs(a - b) < ROUNDING for a, b in zip(now, written, strict=False))

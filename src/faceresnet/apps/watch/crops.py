@@ -59,4 +59,4 @@ def sharpness(image: images.Image) -> float:
 
 def _touches_edge(box: NDArray[np.float32], size: tuple[int, int]) -> bool:
     x1, y1, x2, y2 = box.tolist()
-    return bool(x1 <= 1 or y1 <= 1 or x2 >= size[1] - 1 or y2 >= size[0] - 1)
+    return x1 <= 1 or y1 <= 1 or x2 >= size[1] - 1 or y2 >= size[0] - 1

@@ -21,7 +21,7 @@ from faceresnet.apps.watch.events import (
     Scene,
     Tracking,
 )
-from faceresnet.apps.watch.metrics import Metrics, MetricsServer
+from faceresnet.apps.watch.metrics import Metrics
 from faceresnet.apps.watch.outbox import (
     EVENTS_FILE,
     EventFolder,
@@ -190,17 +190,18 @@ class Watch:
         self._cameras = [self._camera(source) for source in sources]
         self._tracking()  # here it fails early, should a library be missing
         outlets = _outlets(self._options)
-        self._outboxes = [Outbox(outlet, report=on_problem) for outlet in outlets]
-        counts = {camera.name: (lambda scene=camera.scene: scene.count) for camera in self._cameras}
-        self._metrics = Metrics([c.feed for c in self._cameras], counts, self._outboxes)
-        self._server: MetricsServer | None = None
-        if self._options.metrics is not None:
-            self._server = self._metrics.serve(self._options.metrics)
+        self._outboxes: list[Outbox] = []
+        scenes = {camera.name: camera.scene for camera in self._cameras}
+        self._metrics = Metrics([c.feed for c in self._cameras], scenes, self._outboxes)
+        metrics = self._options.metrics
+        self._server = None if metrics is None else self._metrics.serve(metrics)
+        # Last, as each has a thread: nothing fails from here on.
+        self._outboxes += [Outbox(outlet, report=on_problem) for outlet in outlets]
 
     @property
     def metrics_port(self) -> int | None:
         """Where metrics are served, if they are."""
-        return self._server.port if self._server else None
+        return self._server[0].server_port if self._server else None
 
     @property
     def failed(self) -> dict[str, str]:
@@ -361,7 +362,10 @@ class Watch:
         for camera in self._cameras:
             camera.feed.join(end_s - time.monotonic())
         if self._server:
-            self._server.close()
+            server, thread = self._server
+            server.shutdown()
+            server.server_close()
+            thread.join()
 
 
 def give_back_memory() -> None:

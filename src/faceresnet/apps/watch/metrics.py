@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from faceresnet.errors import FaceResNetError, MissingExtraError, reason
+from faceresnet.errors import FaceResNetError, needs, reason
 
 if TYPE_CHECKING:
+    from threading import Thread
+    from wsgiref.simple_server import WSGIServer
+
+    from faceresnet.apps.watch.events import Scene
     from faceresnet.apps.watch.outbox import Outbox
     from faceresnet.video.live import Feed
 
@@ -20,8 +24,8 @@ class Metrics:
     """Counts what happens and tells it to who asks, in a registry of its own.
 
     Args:
-        feeds: by the camera's name; they are asked for their numbers when a scrape comes.
-        counts: by the camera's name, faces that are there now.
+        feeds: they are asked for their numbers when a scrape comes.
+        scenes: by the camera's name; they count the faces that are there.
         outboxes: the ways out.
 
     Raises:
@@ -31,41 +35,28 @@ class Metrics:
     def __init__(
         self,
         feeds: Sequence[Feed],
-        counts: Mapping[str, Callable[[], int]],
+        scenes: Mapping[str, Scene],
         outboxes: Sequence[Outbox],
     ) -> None:
-        try:
+        with needs("faceresnet watch", "video"):
             from prometheus_client import CollectorRegistry, Counter, Histogram
-        except ImportError as error:
-            raise MissingExtraError("faceresnet watch", "video") from error
-        self._feeds, self._counts, self._outboxes = feeds, counts, outboxes
-        self.registry = CollectorRegistry()
-        self.registry.register(self)
-        self.looks = Counter(
-            "faceresnet_frames_analysed",
-            "Frames that went through the detector",
-            ["camera"],
-            registry=self.registry,
+        self._feeds, self._scenes, self._outboxes = feeds, scenes, outboxes
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        counter = partial(Counter, registry=self._registry)
+        histogram = partial(Histogram, registry=self._registry, buckets=BUCKETS_S)
+        self.looks = counter(
+            "faceresnet_frames_analysed", "Frames that went through the detector", ["camera"]
         )
-        self.faces = Counter(
-            "faceresnet_faces", "Faces found in frames", ["camera"], registry=self.registry
+        self.faces = counter("faceresnet_faces", "Faces found in frames", ["camera"])
+        self.events = counter("faceresnet_events", "Events", ["camera", "event"])
+        self.detection_s = histogram(
+            "faceresnet_detection_seconds", "Time that the detector takes for a frame", ["camera"]
         )
-        self.events = Counter(
-            "faceresnet_events", "Events", ["camera", "event"], registry=self.registry
-        )
-        self.detection_s = Histogram(
-            "faceresnet_detection_seconds",
-            "Time that the detector takes for a frame",
-            ["camera"],
-            registry=self.registry,
-            buckets=BUCKETS_S,
-        )
-        self.latency_s = Histogram(
+        self.latency_s = histogram(
             "faceresnet_latency_seconds",
             "Time from the arrival of a frame until its events are known",
             ["camera"],
-            registry=self.registry,
-            buckets=BUCKETS_S,
         )
         for feed in feeds:  # series exist from the start, so that alerts on them can be written
             name = feed.source.name
@@ -80,23 +71,21 @@ class Metrics:
         present = GaugeMetricFamily(
             "faceresnet_faces_present", "Faces in front of the camera now", labels=["camera"]
         )
+        counter = partial(CounterMetricFamily, labels=["camera"])
         counters = {
-            name: CounterMetricFamily(f"faceresnet_{name}", text, labels=["camera"])
-            for name, text in {
-                "frames": "Frames decoded",
-                "frames_skipped": "Frames passed over because a newer one came",
-                "frames_broken": "Packets that could not be decoded",
-                "reconnects": "Attempts to open a camera again",
-            }.items()
+            "frames": counter("faceresnet_frames", "Frames decoded"),
+            "skipped": counter(
+                "faceresnet_frames_skipped", "Frames passed over because a newer one came"
+            ),
+            "broken": counter("faceresnet_frames_broken", "Packets that could not be decoded"),
+            "reconnects": counter("faceresnet_reconnects", "Attempts to open a camera again"),
         }
         for feed in self._feeds:
             name, state = [feed.source.name], feed.state
             up.add_metric(name, float(state.up))
-            present.add_metric(name, self._counts[feed.source.name]())
-            counters["frames"].add_metric(name, state.frames)
-            counters["frames_skipped"].add_metric(name, state.skipped)
-            counters["frames_broken"].add_metric(name, state.broken)
-            counters["reconnects"].add_metric(name, state.reconnects)
+            present.add_metric(name, self._scenes[feed.source.name].count)
+            for counted, family in counters.items():
+                family.add_metric(name, getattr(state, counted))
         out = CounterMetricFamily(
             "faceresnet_deliveries",
             "Events delivered, failed and dropped by each way out",
@@ -107,14 +96,16 @@ class Metrics:
         )
         for outbox in self._outboxes:
             state_ = outbox.state
-            out.add_metric([outbox.name, "sent"], state_.sent)
-            out.add_metric([outbox.name, "failed"], state_.failed)
-            out.add_metric([outbox.name, "dropped"], state_.dropped)
+            for result in ("sent", "failed", "dropped"):
+                out.add_metric([outbox.name, result], getattr(state_, result))
             waiting.add_metric([outbox.name], state_.waiting)
         yield from (up, present, *counters.values(), out, waiting)
 
-    def serve(self, address: str) -> MetricsServer:
+    def serve(self, address: str) -> tuple[WSGIServer, Thread]:
         """Answer ``GET /metrics`` at ``PORT`` or ``HOST:PORT``; without a host on the loopback.
+
+        Returns:
+            the server, and the thread that it runs in.
 
         Raises:
             ValueError: the address is none.
@@ -126,25 +117,8 @@ class Metrics:
         if not port.isdecimal() or int(port) > 65535:
             raise ValueError(f"--metrics takes PORT or HOST:PORT, got '{address}'")
         try:
-            server, thread = start_http_server(
-                int(port), (host or "127.0.0.1").strip("[]"), self.registry
-            )
+            return start_http_server(int(port), (host or "127.0.0.1").strip("[]"), self._registry)
         except OSError as error:
             raise FaceResNetError(
                 f"cannot serve metrics at {host or '127.0.0.1'}:{port}: {reason(error)}"
             ) from error
-        return MetricsServer(server, thread)
-
-
-class MetricsServer:
-    """A running HTTP server; `port` is where it listens."""
-
-    def __init__(self, server: Any, thread: threading.Thread) -> None:
-        self._server, self._thread = server, thread
-        self.port: int = server.server_port
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

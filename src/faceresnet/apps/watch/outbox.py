@@ -17,11 +17,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from faceresnet import images
 from faceresnet.apps.watch.events import Event
-from faceresnet.errors import FaceResNetError, MissingExtraError, reason, while_writing
+from faceresnet.errors import FaceResNetError, needs, one_line, reason, while_writing
 from faceresnet.video.addresses import mask
 
 if TYPE_CHECKING:
@@ -40,35 +40,21 @@ EVENTS_FILE = "events.jsonl"
 TRY_AGAIN = frozenset({408, 425, 429, *range(500, 600)})
 
 
-class Outlet(Protocol):
-    """Takes events, one at a time, as slowly as it likes."""
-
-    name: str
-
-    def deliver(self, event: Event, closing: threading.Event) -> None:
-        """Deliver one event; when `closing` is set, without further attempts.
-
-        Raises:
-            Exception: it could not be delivered.
-        """
-
-    def close(self) -> None:
-        """Let go of what is open."""
-
-
 @dataclass(frozen=True)
 class OutboxState:
-    """Events delivered, failed and dropped so far, those that wait, and the last failure."""
+    """Events delivered, failed and dropped so far, and those that wait."""
 
     sent: int = 0
     failed: int = 0
     dropped: int = 0
     waiting: int = 0
-    error: str | None = None
 
 
 class Outbox:
     """A bounded queue before an outlet; the oldest event is dropped when it is full.
+
+    The outlet delivers one event at a time, as slowly as it likes; when `closing` is set, without
+    further attempts. It raises whatever it likes where an event could not be delivered.
 
     Args:
         outlet: where the events go.
@@ -90,7 +76,7 @@ class Outbox:
         self._closing = threading.Event()
         self._given_up = False
         self._taken = self._sent = self._failed = self._dropped = 0
-        self._error: str | None = None
+        self._is_failing = False
         self._thread = threading.Thread(target=self._run, name=outlet.name, daemon=True)
         self._thread.start()
 
@@ -98,9 +84,7 @@ class Outbox:
     def state(self) -> OutboxState:
         """What is known now."""
         with self._news:
-            return OutboxState(
-                self._sent, self._failed, self._dropped, len(self._queue), self._error
-            )
+            return OutboxState(self._sent, self._failed, self._dropped, len(self._queue))
 
     @property
     def undelivered(self) -> int:
@@ -144,7 +128,7 @@ class Outbox:
             else:
                 with self._news:
                     self._sent += 1
-                    self._error = None
+                    self._is_failing = False
         self._outlet.close()
 
     def _next(self) -> Event | None:
@@ -153,13 +137,11 @@ class Outbox:
             return self._queue.popleft() if self._queue and not self._given_up else None
 
     def _note(self, error: Exception) -> None:
-        line = mask(" ".join(str(error).split()) or type(error).__name__)
         with self._news:
             self._failed += 1
-            news = self._error is None
-            self._error = line
+            news, self._is_failing = not self._is_failing, True
         if news:
-            self._report(f"{self.name}: {line}")
+            self._report(f"{self.name}: {mask(one_line(str(error)) or type(error).__name__)}")
 
 
 class EventFolder:
@@ -299,10 +281,8 @@ class Webhook:
         timeout_s: float = WEBHOOK_TIMEOUT_S,
         pauses_s: tuple[float, ...] = WEBHOOK_PAUSES_S,
     ) -> None:
-        try:
+        with needs("a webhook", "video"):
             import httpx
-        except ImportError as error:
-            raise MissingExtraError("a webhook", "video") from error
         try:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:
@@ -361,6 +341,9 @@ class Webhook:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+
+Outlet: TypeAlias = EventFolder | JsonLines | Webhook
 
 
 def drain(outboxes: Sequence[Outbox], patience_s: float, stop: threading.Event) -> None:

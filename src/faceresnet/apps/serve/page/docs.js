@@ -30,7 +30,7 @@ const json = (value) => make("pre", { textContent: JSON.stringify(value, null, 2
 /** What kind of value a schema stands for, in a few words. */
 function kind(schema = {}) {
   if (schema.$ref) return schema.$ref.split("/").pop();
-  if (schema.anyOf ?? schema.oneOf) return (schema.anyOf ?? schema.oneOf).map(kind).filter((name) => name !== "null").join(" or ");
+  if (schema.anyOf) return schema.anyOf.map(kind).filter((name) => name !== "null").join(" or ");
   if (schema.type === "array") return `list of ${kind(schema.items)}`;
   const range = [schema.minimum != null && `≥ ${schema.minimum}`, schema.maximum != null && `≤ ${schema.maximum}`].filter(Boolean);
   return [schema.type ?? "value", ...range].join(", ");
