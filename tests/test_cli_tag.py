@@ -78,7 +78,8 @@ def test_unreadable_photos_are_listed_and_the_rest_is_done(photos, run):
     assert status == 1
     assert "3 faces in 1 photo, 1 sidecar written" in out
     assert all(
-        name in err for name in ("broken.jpg", "gone.jpg", "a/x.jpg: its XMP cannot be read")
+        name in err
+        for name in ("broken.jpg", "gone.jpg", "a/x.jpg: in x.jpg.xmp, its XMP cannot be read")
     )
     assert err.splitlines()[-1] == "faceresnet: 3 of 4 not tagged"
     assert Path("a/x.jpg.xmp").read_text() == "<a"

@@ -214,6 +214,43 @@ def test_every_other_byte_of_a_sidecar_stays(tmp_path, text):
     assert sidecar.stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.parametrize(
+    ("naming", "beside", "message"),
+    [
+        ("full", ["a.xmp"], "faces are marked in a.xmp: use --naming stem"),
+        ("full", ["a.xmp", "a.jpg.xmp"], None),  # it has one of its own
+        ("full", ["a.xmp", "a.CR2"], None),  # the raw picture's
+        ("stem", ["a.xmp", "a.CR2"], "its sidecar a.xmp is that of a.CR2 too: use --naming full"),
+        ("stem", ["a.xmp", "b.cr2"], None),
+    ],
+)
+def test_a_sidecar_of_the_other_name_is_not_hidden_nor_a_raw_picture_s_taken(
+    tmp_path, naming, beside, message
+):
+    picture().save(tmp_path / "a.jpg")
+    for name in beside:
+        (tmp_path / name).write_text(NAMED)
+    before = {path.name for path in tmp_path.iterdir()}
+    options = TagOptions(naming=naming)
+    if message is None:
+        assert tag(tmp_path / "a.jpg", detections(), options).changed
+    else:
+        with pytest.raises(DataError, match=re.escape(message)):
+            tag(tmp_path / "a.jpg", detections(), options)
+        assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_read_only_photo_stays(tmp_path):
+    pytest.importorskip("pyexiv2")
+    photo = tmp_path / "a.jpg"
+    picture().save(photo)
+    before = photo.read_bytes()
+    photo.chmod(0o444)
+    with pytest.raises(ImageError, match="it is read-only"):
+        tag(photo, detections(), TagOptions(embed=True))
+    assert photo.read_bytes() == before
+
+
 @pytest.mark.parametrize("options", [SIDECAR, EMBED], ids=["sidecar", "embed"])
 def test_a_second_run_changes_nothing(tmp_path, options):
     if options.embed:
@@ -477,7 +514,7 @@ def test_a_broken_sidecar_stays_and_is_named(tmp_path, text):
     if not text:
         tag(path, detections(), SIDECAR)
         return
-    with pytest.raises(DataError, match=r"photo\.jpg: its XMP "):
+    with pytest.raises(DataError, match=r"photo\.jpg: in photo\.jpg\.xmp, its XMP "):
         tag(path, detections(), SIDECAR)
     assert sidecar.read_bytes() == before
 

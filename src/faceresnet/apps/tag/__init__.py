@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from faceresnet.errors import DataError, ImageError, reason
 
 #: Sidecars' names: the photo's with .xmp added, or with its suffix replaced.
 NAMINGS = ("full", "stem")
+#: Suffixes of raw pictures, whose metadata lie in a sidecar named by the stem.
+RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw")
 #: Tags of TIFF.
 _WIDTH, _LENGTH = 0x0100, 0x0101
 
@@ -109,9 +112,14 @@ def _beside(path: Path, faces: Detections, options: TagOptions) -> Tagged:
     """Write a sidecar."""
     stored = _stored(path)
     sidecar = options.sidecar(path)
+    _refuse_other_sidecar(path, sidecar)
     before = sidecar.read_bytes() if sidecar.exists() else None
     regions = stored.regions(faces)
-    there = packet_.read_regions(before) or packet_.read_regions(stored.packet)
+    try:
+        there = packet_.read_regions(before)
+    except DataError as error:
+        raise DataError(f"in {sidecar.name}, {error}") from error
+    there = there or packet_.read_regions(stored.packet)
     after = packet_.with_faces(before, regions, stored.size, inherited=stored.packet)
     changed = after is not None and after != before
     if changed and after is not None:
@@ -120,6 +128,25 @@ def _beside(path: Path, faces: Detections, options: TagOptions) -> Tagged:
             if before is not None:
                 _copy_status(sidecar, partial)
     return _tagged(sidecar if after is not None else None, regions, there, changed)
+
+
+def _refuse_other_sidecar(path: Path, sidecar: Path) -> None:
+    """Make sure that a sidecar is the photo's alone, and that none of the other name knows more.
+
+    Raises:
+        DataError: it is a raw picture's, too, or others marked faces in one of the other name.
+    """
+    by_stem = path.with_suffix(".xmp")
+    raws = (path.with_suffix(suffix) for name in RAW for suffix in (name, name.upper()))
+    raw = next((raw for raw in raws if raw.exists()), None)
+    if sidecar == by_stem and raw:
+        raise DataError(
+            f"its sidecar {sidecar.name} is that of {raw.name} too: use --naming full, or --embed"
+        )
+    if sidecar == by_stem or raw or sidecar.exists() or not by_stem.exists():
+        return
+    if not all(region.own for region in packet_.read_regions(by_stem.read_bytes())):
+        raise DataError(f"faces are marked in {by_stem.name}: use --naming stem, or --embed")
 
 
 def _embed(path: Path, faces: Detections, options: TagOptions) -> Tagged:
@@ -134,6 +161,8 @@ def _embed(path: Path, faces: Detections, options: TagOptions) -> Tagged:
     after = packet_.with_faces(before, regions, stored.size)
     changed = after is not None and after != before
     if changed and after is not None:
+        if not path.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
+            raise ImageError("it is read-only: use a sidecar, or make it writable")
         _replace(path, embedding.write_packet(photo, after), keep_times=options.keep_times)
     return _tagged(path if after is not None else None, regions, there, changed)
 
