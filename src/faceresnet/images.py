@@ -169,7 +169,7 @@ def why_unread(error: Exception) -> str:
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return "it is no image, or of a format that Pillow does not know"
+        return "it is no image, or of a format, such as HEIC, that Pillow does not know"
     return reason(error)
 
 
