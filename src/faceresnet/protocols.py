@@ -7,13 +7,13 @@ in a photo's own size than in one scaled to 640 px.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float32
 
 from faceresnet import boxes as boxes_
 from faceresnet import images
+from faceresnet.detections import Detections
 from faceresnet.widerface import Photo
 
 #: Score from which detections are asked for when a detector is evaluated.
@@ -33,20 +33,8 @@ LARGEST_SIDE = 4096
 MERGE_IOU = 0.4
 
 
-class Found(Protocol):
-    """What a detector returns: `Detections`, or anything with boxes and scores."""
-
-    @property
-    def boxes(self) -> Float32[np.ndarray, "M 4"]:
-        """Px of the image it was given."""
-
-    @property
-    def scores(self) -> Float32[np.ndarray, "M"]:
-        """0 to 1."""
-
-
 def predict(
-    detector: Callable[[np.ndarray], Found],
+    detector: Callable[[np.ndarray], Detections],
     photos: Iterable[Photo],
     *,
     protocol: str = "original",
@@ -97,7 +85,7 @@ def _scales(image: np.ndarray, protocol: str) -> tuple[float, ...]:
 
 
 def _detect_at(
-    detector: Callable[[np.ndarray], Found], image: np.ndarray, scales: Sequence[float]
+    detector: Callable[[np.ndarray], Detections], image: np.ndarray, scales: Sequence[float]
 ) -> tuple[Float32[np.ndarray, "M 4"], Float32[np.ndarray, "M"]]:
     """Boxes in px of the image, found at each scale and merged."""
     height, width = image.shape[:2]
