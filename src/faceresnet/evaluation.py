@@ -388,8 +388,7 @@ def _by_event(
 
 
 def _side(boxes: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N"]:
-    side: Float[np.ndarray, "N"] = np.sqrt(boxes_.area(boxes))
-    return side
+    return np.sqrt(boxes_.area(boxes))
 
 
 def _by_size(

@@ -45,8 +45,7 @@ def he_normal(
     """
     if fan_in < 1:
         raise ValueError(f"fan_in must be at least 1, got {fan_in}")
-    weights: Array = (rng.standard_normal(shape) * np.sqrt(2 / fan_in)).astype(dtype)
-    return weights
+    return (rng.standard_normal(shape) * np.sqrt(2 / fan_in)).astype(dtype)
 
 
 @dataclass(frozen=True)
