@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from faceresnet import boxes as boxes_
 from faceresnet import images
-from faceresnet.errors import MissingExtraError
+from faceresnet.errors import needs
 
 if TYPE_CHECKING:
     import supervision
@@ -310,10 +310,8 @@ class Detections:
         Raises:
             MissingExtraError: supervision is not installed.
         """
-        try:
+        with needs("to_supervision()", "supervision"):
             import supervision
-        except ImportError as error:
-            raise MissingExtraError("to_supervision()", "supervision") from error
         return supervision.Detections(
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from faceresnet.errors import EngineError, MissingExtraError, ModelError, last_line
+from faceresnet.errors import EngineError, ModelError, last_line, needs
 from faceresnet.processors import affinity
 from faceresnet.spec import METADATA_KEY, ModelSpec
 from faceresnet.telemetry import import_openvino
@@ -363,8 +363,6 @@ def open_session(
 
 
 def _import_onnxruntime() -> ModuleType:
-    try:
+    with needs("the engine onnxruntime", "onnxruntime"):
         import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("the engine onnxruntime", "onnxruntime") from error
     return cast(ModuleType, onnxruntime)
