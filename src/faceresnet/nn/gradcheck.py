@@ -19,6 +19,10 @@ from faceresnet.nn.shapes import Array
 
 #: Derivatives smaller than this are compared absolutely: below it stands rounding alone.
 FLOOR = 1e-6
+#: h of the formula above.
+STEP = 3e-4
+#: How many random directions a large array is checked in.
+DIRECTIONS = 4
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,7 @@ def gradcheck(
     operation: Callable[..., tuple[Any, ...]],
     inputs: Mapping[str, Array],
     *,
-    step: float = 3e-4,
     elements: int = 256,
-    directions: int = 4,
     seed: int = 0,
 ) -> list[GradientError]:
     """Compare the backward pass of an operation with its derivative by definition (eq. 13).
@@ -53,20 +55,18 @@ def gradcheck(
 
     - By elements, for arrays of up to `elements` of them: with a the derivatives of backward and n
       the numerical ones, the error is max|a − n| / max(max|a|, max|n|, `FLOOR`).
-    - By directions, for larger ones: for random v with elements from N(0, 1), the error is
-      |⟨a, v⟩ − n_v| / max(‖a‖, |n_v|, `FLOOR`), the largest of all v. It shows that something is
-      wrong, not where, and a few wrong elements of a million change it little.
+    - By directions, for larger ones: for `DIRECTIONS` random v with elements from N(0, 1), the
+      error is |⟨a, v⟩ − n_v| / max(‖a‖, |n_v|, `FLOOR`), the largest of all v. It shows that
+      something is wrong, not where, and a few wrong elements of a million change it little.
 
-    The operation must be differentiable within 2 `step` of its inputs: no ReLU closer to 0, no two
+    The operation must be differentiable within 2 `STEP` of its inputs: no ReLU closer to 0, no two
     values of a max pooling window closer to each other.
 
     Args:
         operation: called with the arrays in their order; its result begins with y and backward,
             which takes dy and returns one derivative, or a tuple with one for each array.
         inputs: the arrays, by name.
-        step: h.
         elements: how large an array may be to be checked element by element.
-        directions: how many random directions a larger one is checked in.
         seed: of dy and the directions.
 
     Returns:
@@ -98,7 +98,7 @@ def gradcheck(
             )
 
         def along(v: Array, name: str = name) -> float:
-            return _directional(operation, arrays, name, v, dy, step)
+            return _directional(operation, arrays, name, v, dy, STEP)
 
         if array.size <= elements:
             numerical = np.zeros(array.shape)
@@ -111,7 +111,7 @@ def gradcheck(
             )
             continue
         off = []
-        for _ in range(directions):
+        for _ in range(DIRECTIONS):
             v = rng.standard_normal(array.shape)
             n = along(v)
             a = float(np.vdot(derivative, v))
@@ -131,7 +131,7 @@ def relative_error(a: Array, n: Array) -> float:
 
 
 def numerical_derivative(
-    f: Callable[[Array], Array], x: Array, dy: Array, step: float = 3e-4
+    f: Callable[[Array], Array], x: Array, dy: Array, step: float = STEP
 ) -> Array:
     """∂(Σ f(x) · dy)/∂x by definition, element by element, in float64.
 
