@@ -21,7 +21,8 @@ from rich.table import Table
 from faceresnet import boxes
 from faceresnet.cli.evaluate import open_detector
 from faceresnet.engine import read_spec
-from faceresnet.evaluation import evaluate, predict
+from faceresnet.evaluation import evaluate
+from faceresnet.protocols import predict
 from faceresnet.train.export import rewrite
 from faceresnet.weights import locate
 from faceresnet.widerface import read_split

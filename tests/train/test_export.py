@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from faceresnet import FaceDetector
 from faceresnet.engine import open_engine, read_spec
 from faceresnet.errors import ImageError, TrainingError
-from faceresnet.evaluation import EVALUATION_THRESHOLD
+from faceresnet.protocols import EVALUATION_THRESHOLD
 from faceresnet.train import export as exporting
 from faceresnet.train import recipes
 from faceresnet.train.export import (

@@ -21,7 +21,8 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from faceresnet.errors import TrainingError
-from faceresnet.evaluation import evaluate, predict
+from faceresnet.evaluation import evaluate
+from faceresnet.protocols import predict
 from faceresnet.shards import pack
 from faceresnet.train import batches, callbacks, recipes, runs, training
 from faceresnet.train.augment import make_batch

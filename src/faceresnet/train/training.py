@@ -14,7 +14,8 @@ from torch import Tensor
 
 from faceresnet.anchors import make_anchors
 from faceresnet.errors import TrainingError
-from faceresnet.evaluation import evaluate, predict
+from faceresnet.evaluation import evaluate
+from faceresnet.protocols import predict
 from faceresnet.train.batches import Batch
 from faceresnet.train.imitation import imitation_loss
 from faceresnet.train.losses import detection_loss

@@ -9,7 +9,7 @@ from faceresnet import images
 from faceresnet.anchors import make_anchors
 from faceresnet.detections import Detections
 from faceresnet.detector import postprocess
-from faceresnet.evaluation import EVALUATION_THRESHOLD
+from faceresnet.protocols import EVALUATION_THRESHOLD
 from faceresnet.spec import ModelSpec
 from faceresnet.train.model import FaceResNet
 
