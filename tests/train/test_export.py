@@ -31,7 +31,7 @@ from faceresnet.train.export import (
 from faceresnet.train.fold import fold_pixels
 from faceresnet.train.model import FaceResNet
 from faceresnet.train.runs import LAST, load_weights, make_spec, write_json
-from faceresnet.train.validation import TorchDetector
+from faceresnet.train.training import TorchDetector
 from train.samples import face_photo, small_network, small_recipe, write_split
 
 #: Odd multiples of the size multiple, wide, high, and in batches.
