@@ -113,6 +113,12 @@ def clip(boxes: Boxes, size: tuple[int, int]) -> Boxes:
     return boxes.clip(0, np.array([width, height, width, height], dtype=np.float32))
 
 
+def scaled(boxes: Boxes, size: tuple[int, int], new_size: tuple[int, int]) -> Boxes:
+    """Boxes px of an image of `size` (height, width) px in px of the same image at `new_size`."""
+    y, x = np.divide(new_size, size)
+    return boxes * np.array([x, y, x, y], dtype=np.float32)
+
+
 def turn_right(boxes: Boxes, size: tuple[int, int], quarters: int) -> Boxes:
     """Boxes (N, 4) px of an image of `size` (height, width) px after quarter turns to the right."""
     height, width = size

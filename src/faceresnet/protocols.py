@@ -93,9 +93,9 @@ def _detect_at(
     for scale in scales:
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         detections = detector(image if size == (height, width) else images.resize(image, size))
-        # Not `scale`: rounding to whole px changes the ratio, and differently for each axis.
-        back = np.array([width / size[1], height / size[0]] * 2, dtype=np.float32)
-        found.append((np.asarray(detections.boxes, np.float32) * back, detections.scores))
+        # Not by `scale`: rounding to whole px changes the ratio, and differently for each axis.
+        boxes = boxes_.scaled(np.asarray(detections.boxes, np.float32), size, (height, width))
+        found.append((boxes, detections.scores))
     merged = np.concatenate([boxes for boxes, _ in found])
     scores = np.concatenate([np.asarray(scores, np.float32) for _, scores in found])
     if len(scales) > 1:
