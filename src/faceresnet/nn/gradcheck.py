@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,19 +97,10 @@ def gradcheck(
                 f"the derivative by {name} must have its shape {array.shape}, "
                 f"got {derivative.shape}"
             )
-
-        def along(v: Array, name: str = name) -> float:
-            return _directional(operation, arrays, name, v, dy, STEP)
-
+        along = partial(_directional, operation, arrays, name, dy=dy, h=STEP)
         if array.size <= elements:
-            numerical = np.zeros(array.shape)
-            for at in np.ndindex(array.shape):
-                v = np.zeros(array.shape)
-                v[at] = 1
-                numerical[at] = along(v)
-            errors.append(
-                GradientError(name, array.shape, "elements", relative_error(derivative, numerical))
-            )
+            error = relative_error(derivative, _by_elements(along, array.shape))
+            errors.append(GradientError(name, array.shape, "elements", error))
             continue
         off = []
         for _ in range(DIRECTIONS):
@@ -142,11 +134,17 @@ def numerical_derivative(
         step: h.
     """
     x = np.array(x, dtype=np.float64)
-    derivative = np.zeros(x.shape)
-    for at in np.ndindex(x.shape):
-        v = np.zeros(x.shape)
+    along = partial(_directional, lambda one: (f(one),), {"x": x}, "x", dy=dy, h=step)
+    return _by_elements(along, x.shape)
+
+
+def _by_elements(along: Callable[[Array], float], shape: tuple[int, ...]) -> Array:
+    """An array of the derivatives along each axis of the space of arrays of that shape."""
+    derivative = np.zeros(shape)
+    for at in np.ndindex(shape):
+        v = np.zeros(shape)
         v[at] = 1
-        derivative[at] = _directional(lambda one: (f(one),), {"x": x}, "x", v, dy, step)
+        derivative[at] = along(v)
     return derivative
 
 
