@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -359,10 +359,10 @@ def open_session(
     except Exception as error:  # its exceptions share no public base class
         what = f"{whose} from {path}" if whose else path
         raise ModelError(f"ONNX Runtime cannot load {what}: {last_line(error)}") from error
-    return cast("onnxruntime.InferenceSession", session)
+    return session
 
 
 def _import_onnxruntime() -> ModuleType:
     with needs("the engine onnxruntime", "onnxruntime"):
         import onnxruntime
-    return cast(ModuleType, onnxruntime)
+    return onnxruntime
