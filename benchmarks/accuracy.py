@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from faceresnet.cli.evaluate import open_detector
-from faceresnet.evaluation import EVALUATION_THRESHOLD, PROTOCOLS, evaluate, predict
+from faceresnet.evaluation import evaluate
+from faceresnet.protocols import EVALUATION_THRESHOLD, PROTOCOLS, predict
 from faceresnet.widerface import read_split
 
 

@@ -10,6 +10,7 @@ names), so that what one half would choose can be seen on the other.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from zlib import crc32
@@ -20,7 +21,8 @@ from rich.table import Table
 from faceresnet import boxes
 from faceresnet.cli.evaluate import open_detector
 from faceresnet.engine import read_spec
-from faceresnet.evaluation import evaluate, predict
+from faceresnet.evaluation import evaluate
+from faceresnet.protocols import predict
 from faceresnet.train.export import rewrite
 from faceresnet.weights import locate
 from faceresnet.widerface import read_split
@@ -40,7 +42,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "untouched.onnx"
         shipped = locate(arguments.model)
-        rewrite(shipped, read_spec(shipped).replace(excess=0.0), file)
+        rewrite(shipped, replace(read_spec(shipped), excess=0.0), file)
         found = predict(open_detector(str(file), "original"), photos, protocol="original")
     table = Table("excess, px", "all", *sorted({p.event for p in photos}), "halves", box=None)
     for excess in EXCESSES:

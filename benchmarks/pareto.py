@@ -22,7 +22,8 @@ from rich.table import Table
 
 from faceresnet import Detections, FaceDetector, images
 from faceresnet.cli.evaluate import open_detector
-from faceresnet.evaluation import EVALUATION_THRESHOLD, evaluate, predict
+from faceresnet.evaluation import evaluate
+from faceresnet.protocols import EVALUATION_THRESHOLD, predict
 from faceresnet.widerface import read_split
 
 FACTORS = (0.5, 0.75, 1.0, 1.5, 2.0)

@@ -8,7 +8,8 @@ DATA is laid out as WIDER FACE. By the command line: faceresnet evaluate --data 
 import sys
 
 from faceresnet import FaceDetector
-from faceresnet.evaluation import EVALUATION_THRESHOLD, evaluate, predict
+from faceresnet.evaluation import evaluate
+from faceresnet.protocols import EVALUATION_THRESHOLD, predict
 from faceresnet.widerface import read_split
 
 data, model = (*sys.argv[1:], "faceresnet-n")[:2]

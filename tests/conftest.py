@@ -23,6 +23,7 @@ import pytest  # noqa: E402
 from onnx import TensorProto, checker, helper, numpy_helper, save  # noqa: E402
 
 from faceresnet.anchors import Level  # noqa: E402
+from faceresnet.cli import main  # noqa: E402
 from faceresnet.spec import ModelSpec  # noqa: E402
 
 # A busy machine is no failure.
@@ -33,6 +34,14 @@ hypothesis.settings.load_profile("unhurried")
 
 #: Anchors of the blob model: sides in px that each cover squares from 0.71 to 1.22 of their own.
 BLOB_LEVELS = (Level(8, (12.0, 18.0)), Level(8, (28.0, 42.0, 62.0)))
+
+
+def run_cli(capsys, *arguments) -> tuple[int, str, str]:
+    """Run the command line in this process; gives exit status, standard output and error."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return stop.value.code or 0, captured.out, captured.err
 
 
 def blob_spec() -> ModelSpec:

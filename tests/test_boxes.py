@@ -153,6 +153,13 @@ def test_clip_keeps_boxes_within_the_image():
     assert boxes.clip(outside, (20, 30)).tolist() == [[0, 0, 30, 20]]
 
 
+def test_scaled_takes_each_axis_for_itself():
+    box = np.array([[1, 2, 3, 4]], np.float32)
+    scaled = boxes.scaled(box, (10, 20), (30, 40))
+    assert scaled.tolist() == [[2, 6, 6, 12]]
+    assert scaled.dtype == np.float32
+
+
 def test_shapes_in_signatures_are_checked():
     with pytest.raises(Exception, match="type"):
         boxes.area(np.zeros((3, 5), np.float32))

@@ -1,15 +1,15 @@
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import blob_image
+from conftest import blob_image, run_cli
 from faceresnet import ImageError
-from faceresnet.cli import main
 from faceresnet.cli.anonymise import _plan
 
 
@@ -29,13 +29,7 @@ def photos(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(blob_model, capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main(["anonymise", "--model", str(blob_model), "--threads", "1", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return run
+    return partial(run_cli, capsys, "anonymise", "--model", blob_model, "--threads", "1")
 
 
 def files(folder="."):

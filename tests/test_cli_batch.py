@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from apps.batch.photos import faces_by_name, make_photo, make_photos
+from conftest import run_cli
 from faceresnet.apps.batch import read_rows
-from faceresnet.cli import main
 
 
 @pytest.fixture
@@ -25,15 +26,7 @@ def photos(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(blob_model, capsys):
-    """Run the command here; gives exit status, standard output and standard error."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main(["batch", "--model", str(blob_model), *map(str, arguments)])
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return run
+    return partial(run_cli, capsys, "batch", "--model", blob_model)
 
 
 def test_a_folder_and_the_same_again(photos, run):

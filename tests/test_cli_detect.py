@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import blob_image, crowd_image
+from conftest import blob_image, crowd_image, run_cli
 from faceresnet import images, weights
-from faceresnet.cli import main, sources
+from faceresnet.cli import sources
 from faceresnet.cli.sources import expand
 
 
@@ -39,12 +39,9 @@ def run(blob_model, capsys):
     """Run the command line; gives exit status, standard output and standard error."""
 
     def run(*arguments):
-        command, *rest = map(str, arguments)
-        model = ["--model", str(blob_model), "--threads", "1"] if command == "detect" else []
-        with pytest.raises(SystemExit) as stop:
-            main([command, *model, *rest])
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
+        command, *rest = arguments
+        model = ["--model", blob_model, "--threads", "1"] if command == "detect" else []
+        return run_cli(capsys, command, *model, *rest)
 
     return run
 
@@ -572,10 +569,8 @@ def test_demo_needs_its_extra(run, monkeypatch):
     assert "pip install -c constraints.txt '.[demo]'" in err
 
 
-def test_no_command_shows_the_help(run):
-    with pytest.raises(SystemExit) as stop:
-        main([])
-    assert stop.value.code == 2
+def test_no_command_shows_the_help(capsys):
+    assert run_cli(capsys)[0] == 2
 
 
 def test_a_reader_that_has_seen_enough(photos, blob_model):

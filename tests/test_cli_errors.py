@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from conftest import run_cli
 from faceresnet import cli, images
-from faceresnet.cli import _refuse_empty, main
+from faceresnet.cli import _refuse_empty
 
 
 def test_a_system_library_that_is_missing_is_one_line(monkeypatch, tmp_path, capsys, blob_model):
@@ -12,10 +13,8 @@ def test_a_system_library_that_is_missing_is_one_line(monkeypatch, tmp_path, cap
     photo = tmp_path / "one.png"
     images.write(np.zeros((64, 64, 3), np.uint8), photo)
     monkeypatch.setattr(images, "letterbox", fail)
-    with pytest.raises(SystemExit) as stopped:
-        main(["detect", str(photo), "--model", str(blob_model)])
-    assert stopped.value.code == cli.REFUSED
-    error = capsys.readouterr().err
+    status, _, error = run_cli(capsys, "detect", photo, "--model", blob_model)
+    assert status == cli.REFUSED
     assert "apt install libgl1" in error
     assert len(error.splitlines()) == 1
 
@@ -39,10 +38,9 @@ def test_what_ends_a_command_is_one_line(
     photo = tmp_path / "one.png"
     images.write(np.zeros((64, 64, 3), np.uint8), photo)
     monkeypatch.setattr(images, "letterbox", fail)
-    with pytest.raises(SystemExit) as stopped:
-        main(["detect", str(photo), "--model", str(blob_model)])
-    assert stopped.value.code == status
-    (line,) = capsys.readouterr().err.splitlines()
+    ended, _, err = run_cli(capsys, "detect", photo, "--model", blob_model)
+    assert ended == status
+    (line,) = err.splitlines()
     assert says in line
 
 

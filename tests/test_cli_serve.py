@@ -2,27 +2,20 @@
 
 import socket
 import sys
+from functools import partial
 
 import pytest
 
 pytest.importorskip("fastapi", reason="pip install 'faceresnet[serve]'")
 
+from conftest import run_cli
 from faceresnet.apps.serve import server
 from faceresnet.apps.serve.settings import Settings, read_keys, threads_each
-from faceresnet.cli import main
 
 
 @pytest.fixture
 def run(capsys):
-    """Run the command line; gives exit status, standard output and standard error."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main(["serve", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return run
+    return partial(run_cli, capsys, "serve")
 
 
 @pytest.fixture

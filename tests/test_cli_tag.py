@@ -1,14 +1,14 @@
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import blob_image, crowd_image
+from conftest import blob_image, crowd_image, run_cli
 from faceresnet.apps.tag.packet import read_regions
-from faceresnet.cli import main
 
 
 @pytest.fixture
@@ -25,13 +25,7 @@ def photos(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(blob_model, capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main(["tag", "--model", str(blob_model), "--threads", "1", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return run
+    return partial(run_cli, capsys, "tag", "--model", blob_model, "--threads", "1")
 
 
 def files():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -13,8 +14,7 @@ import numpy as np
 import pytest
 
 from clips import av, blob_clip, damage, streams, truncate
-from conftest import blob_image
-from faceresnet.cli import main
+from conftest import blob_image, run_cli
 from faceresnet.errors import VideoError
 from faceresnet.video.reading import open_video
 from faceresnet.video.window import Window
@@ -35,13 +35,7 @@ def clip(whole, tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(blob_model, capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main(["video", *map(str, arguments), "--model", str(blob_model), "--threads", "1"])
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return run
+    return partial(run_cli, capsys, "video", "--model", blob_model, "--threads", "1")
 
 
 def records(text):

@@ -10,14 +10,14 @@ import sys
 import threading
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import av
 import pytest
 
 from cameras import BadServer, RtspCamera, blob_clip, wait_for
-from conftest import blob_image
-from faceresnet.cli import main
+from conftest import blob_image, run_cli
 
 SCRIPT = [[(48, 48, 28)] * (5 <= n < 25) for n in range(50)]
 
@@ -31,15 +31,7 @@ def clip(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(blob_model, capsys):
-    """Run the command; gives exit status, standard output and standard error."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main(["watch", *map(str, arguments), "--model", str(blob_model), "--threads", "1"])
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return run
+    return partial(run_cli, capsys, "watch", "--model", blob_model, "--threads", "1")
 
 
 @pytest.fixture
@@ -181,15 +173,13 @@ def test_events_that_are_not_delivered_are_counted(clip, run, monkeypatch):
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(clip, capsys, arguments, message):
-    with pytest.raises(SystemExit) as stop:
-        main(["watch", *arguments])
-    captured = capsys.readouterr()
-    assert stop.value.code == 2
-    assert captured.out == ""
-    assert message.lower() in captured.err.lower()
-    assert captured.err.count("\n") == 1
-    assert captured.err.startswith("faceresnet: ")
-    assert "geheim" not in captured.err
+    status, out, err = run_cli(capsys, "watch", *arguments)
+    assert status == 2
+    assert out == ""
+    assert message.lower() in err.lower()
+    assert err.count("\n") == 1
+    assert err.startswith("faceresnet: ")
+    assert "geheim" not in err
 
 
 def test_no_events_go_into_the_film(clip, run):

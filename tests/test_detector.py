@@ -81,7 +81,7 @@ def test_postprocess_takes_the_excess_off():
     deltas = np.zeros((len(ANCHORS), 4), np.float32)
     x1, y1, x2, y2 = ANCHORS[40]
     assert x2 - x1 == 12
-    spec = SPEC.replace(excess=1.0)
+    spec = dataclasses.replace(SPEC, excess=1.0)
     found, _ = postprocess(logits, deltas, ANCHORS, spec, 0.5, SIZE)
     assert found.tolist() == [[x1, y1 + 0.5, x2 - 1, y2 - 0.5]]
 
@@ -89,7 +89,7 @@ def test_postprocess_takes_the_excess_off():
 def test_boxes_are_suppressed_as_they_were_drawn_and_tightened_after():
     # 12 × 12 px, 5 px apart: IoU 7/17 as drawn, 6/16 where each is a pixel narrower.
     anchors = np.array([[0, 0, 12, 12], [5, 0, 17, 12]], np.float32)
-    spec = SPEC.replace(excess=1.0, nms_iou=0.4)
+    spec = dataclasses.replace(SPEC, excess=1.0, nms_iou=0.4)
     logits, deltas = np.array([2, 1], np.float32), np.zeros((2, 4), np.float32)
     found, _ = postprocess(logits, deltas, anchors, spec, 0.5, SIZE)
     assert found.tolist() == [[0, 0.5, 11, 11.5]]
@@ -339,7 +339,7 @@ def test_only_a_face_small_enough_for_the_closer_look_had_to_be_found_by_it(
 @pytest.mark.parametrize("largest_face", [42.0, 48.0])
 @pytest.mark.parametrize(("side", "calls"), [(35, 1), (55, 2)])
 def test_what_one_look_finds_itself_is_not_looked_at_again(tmp_path, largest_face, side, calls):
-    spec = blob_spec().replace(largest_face=largest_face)
+    spec = dataclasses.replace(blob_spec(), largest_face=largest_face)
     detector = FaceDetector(make_blob_model(tmp_path / "blob.onnx", spec), threads=1)
     shapes = count_looks(detector)
     detector(blob_image((64, 76), (36, 36, side)))
@@ -349,7 +349,9 @@ def test_what_one_look_finds_itself_is_not_looked_at_again(tmp_path, largest_fac
 @pytest.mark.parametrize(("side", "calls"), [(0, 1), (10, 1), (50, 2)])
 def test_a_photo_is_looked_at_again_where_something_large_shows(tmp_path, side, calls):
     # The model is said to be good up to 18 px, but has anchors for a square that fills the photo.
-    model = make_blob_model(tmp_path / "blob.onnx", blob_spec().replace(largest_face=18.0))
+    model = make_blob_model(
+        tmp_path / "blob.onnx", dataclasses.replace(blob_spec(), largest_face=18.0)
+    )
     detector = FaceDetector(model, threads=1)
     shapes = count_looks(detector)
     image = blob_image((60, 70), (36, 28, side))
@@ -363,7 +365,7 @@ def test_a_photo_is_looked_at_again_where_something_large_shows(tmp_path, side, 
 @pytest.mark.parametrize(("anchor", "looks"), [(0, 1), (1, 2), (2, 2)])
 def test_any_anchor_larger_than_a_look_reports_raises_suspicion(blob_model, anchor, looks):
     # A look reports up to 28 px; the second anchor is larger, if not the largest.
-    spec = SPEC.replace(levels=(Level(32, (20.0, 40.0, 80.0)),), largest_face=20.0)
+    spec = dataclasses.replace(SPEC, levels=(Level(32, (20.0, 40.0, 80.0)),), largest_face=20.0)
     shapes = []
 
     def sees(image):
@@ -631,7 +633,7 @@ def test_typos_are_no_options(blob_model):
 
 def test_a_model_that_contradicts_its_specification(tmp_path):
     path = make_blob_model(tmp_path / "model.onnx")
-    lying = SPEC.replace(levels=BLOB_LEVELS[:1])
+    lying = dataclasses.replace(SPEC, levels=BLOB_LEVELS[:1])
     import onnx
 
     model = onnx.load(path)

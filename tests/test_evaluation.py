@@ -15,8 +15,8 @@ from faceresnet.evaluation import (
     Report,
     average_precision,
     evaluate,
-    legacy_iou,
 )
+from faceresnet.matching import legacy_iou
 from faceresnet.widerface import Photo, Predictions, read_results, write_results
 
 

@@ -9,7 +9,8 @@ import pytest
 from conftest import blob_image
 from faceresnet import images
 from faceresnet.errors import DataError, ImageError
-from faceresnet.evaluation import evaluate, predict
+from faceresnet.evaluation import evaluate
+from faceresnet.protocols import predict
 from faceresnet.shards import CHUNK, pack
 from faceresnet.widerface import Photo, read_split
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 from hypothesis import given, settings
@@ -99,7 +99,7 @@ def test_a_specification_does_not_change():
     spec = blob_spec()
     with pytest.raises(FrozenInstanceError):
         spec.threshold = 0.1
-    assert spec.replace(threshold=0.1).threshold == 0.1
+    assert replace(spec, threshold=0.1).threshold == 0.1
     assert spec.threshold == 0.5
     with pytest.raises(TypeError):
-        spec.replace(treshold=0.1)
+        replace(spec, treshold=0.1)

@@ -4,42 +4,32 @@
 
     faces = FaceDetector()("photo.jpg")
 
-Importing this package loads nothing heavy; the names below are imported when first used.
+Importing this package loads nothing heavy: its two classes are imported when first used.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from faceresnet.errors import (
+    DataError,
+    DownloadError,
+    EngineError,
+    FaceResNetError,
+    ImageError,
+    MissingExtraError,
+    ModelError,
+    TrainingError,
+    VideoError,
+)
 
 if TYPE_CHECKING:
     from faceresnet.detections import Detections
     from faceresnet.detector import FaceDetector
-    from faceresnet.errors import (
-        DataError,
-        DownloadError,
-        EngineError,
-        FaceResNetError,
-        ImageError,
-        MissingExtraError,
-        ModelError,
-        TrainingError,
-        VideoError,
-    )
 
-_HOMES = {
-    "FaceDetector": "detector",
-    "Detections": "detections",
-    "FaceResNetError": "errors",
-    "ImageError": "errors",
-    "ModelError": "errors",
-    "EngineError": "errors",
-    "DataError": "errors",
-    "DownloadError": "errors",
-    "TrainingError": "errors",
-    "VideoError": "errors",
-    "MissingExtraError": "errors",
-}
+__version__ = "0.1.0"
+
+#: Names whose modules load something heavy, and these modules.
+_LAZY = {"Detections": "detections", "FaceDetector": "detector"}
 
 __all__ = [
     "DataError",
@@ -59,9 +49,9 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Import a public name from its module when it is first asked for."""
-    if name not in _HOMES:
+    if name not in _LAZY:
         raise AttributeError(f"module 'faceresnet' has no attribute '{name}'")
-    value = getattr(import_module(f"faceresnet.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"faceresnet.{_LAZY[name]}"), name)
     globals()[name] = value
     return value
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped
-from numpy.typing import NDArray
 
 from faceresnet.telemetry import import_openvino
 
@@ -35,8 +34,7 @@ def area(boxes: Shaped[np.ndarray, "*N 4"]) -> Shaped[np.ndarray, "*N"]:
     """Area of each box in px²; boxes turned inside out have area 0."""
     width = np.maximum(boxes[..., 2] - boxes[..., 0], 0)
     height = np.maximum(boxes[..., 3] - boxes[..., 1], 0)
-    area: NDArray[np.floating] = width * height
-    return area
+    return width * height
 
 
 def iou(a: Shaped[np.ndarray, "N 4"], b: Shaped[np.ndarray, "M 4"]) -> Shaped[np.ndarray, "N M"]:
@@ -53,10 +51,9 @@ def overlap_of(
     """Intersection over union of boxes side by side; their shapes are broadcast."""
     common = intersection(a, b)
     union = area(a) + area(b) - common
-    overlap: NDArray[np.floating] = np.divide(
+    return np.divide(
         common, union, out=np.zeros(common.shape, np.result_type(common, 1.0)), where=union > 0
     )
-    return overlap
 
 
 def intersection(
@@ -67,8 +64,7 @@ def intersection(
         (np.minimum(a[..., axis + 2], b[..., axis + 2]) - np.maximum(a[..., axis], b[..., axis]))
         for axis in (0, 1)
     )
-    common: NDArray[np.floating] = np.maximum(width, 0) * np.maximum(height, 0)
-    return common
+    return np.maximum(width, 0) * np.maximum(height, 0)
 
 
 def encode(boxes: Boxes, anchors: Boxes, scales: tuple[float, float]) -> Boxes:
@@ -115,6 +111,12 @@ def clip(boxes: Boxes, size: tuple[int, int]) -> Boxes:
     """Boxes cut off at the borders of an image of `size` (height, width) px."""
     height, width = size
     return boxes.clip(0, np.array([width, height, width, height], dtype=np.float32))
+
+
+def scaled(boxes: Boxes, size: tuple[int, int], new_size: tuple[int, int]) -> Boxes:
+    """Boxes px of an image of `size` (height, width) px in px of the same image at `new_size`."""
+    y, x = np.divide(new_size, size)
+    return boxes * np.array([x, y, x, y], dtype=np.float32)
 
 
 def turn_right(boxes: Boxes, size: tuple[int, int], quarters: int) -> Boxes:
@@ -185,8 +187,7 @@ def nms(
     above = max(above, np.finfo(np.float32).tiny)
     request = _nms_request()
     selected, count = request.infer([ordered[None], scores[None, None], above]).values()
-    kept: NDArray[np.int64] = selected[: int(count[0]), 2].astype(np.int64)
-    return kept
+    return selected[: int(count[0]), 2].astype(np.int64)
 
 
 def _nms_of_few(
@@ -210,8 +211,7 @@ def _nms_request() -> openvino.InferRequest:
     """Infer request of the operator for this thread alone: requests must not be shared."""
     if not hasattr(_thread, "nms_request"):
         _thread.nms_request = _nms_model().create_infer_request()
-    request: openvino.InferRequest = _thread.nms_request
-    return request
+    return _thread.nms_request
 
 
 @cache

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from faceresnet import boxes as boxes_
 from faceresnet import images
-from faceresnet.errors import MissingExtraError
+from faceresnet.errors import needs
 
 if TYPE_CHECKING:
     import supervision
@@ -158,16 +158,14 @@ class Detections:
     def xyxyn(self) -> Float32[np.ndarray, "M 4"]:
         """`boxes` as fractions of the image's width and height."""
         height, width = self.size
-        scale = np.array([width, height, width, height], dtype=np.float32)
-        return self.boxes / scale
+        return self.boxes / np.array([width, height, width, height], dtype=np.float32)
 
     def scaled_to(self, size: tuple[int, int]) -> Detections:
         """The same faces in the same image at another `size` (height, width) px."""
         if size == self.size:
             return self
-        scale_y, scale_x = np.divide(size, self.size)
-        scale = np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
-        return Detections(self.boxes * scale, self.scores, size, self.tracks)
+        boxes = boxes_.scaled(self.boxes, self.size, size)
+        return Detections(boxes, self.scores, size, self.tracks)
 
     def filter(self, *, min_score: float = 0.0, min_size: float = 0.0) -> Detections:
         """Those of at least `min_score` whose shorter side is at least `min_size` px.
@@ -310,10 +308,8 @@ class Detections:
         Raises:
             MissingExtraError: supervision is not installed.
         """
-        try:
+        with needs("to_supervision()", "supervision"):
             import supervision
-        except ImportError as error:
-            raise MissingExtraError("to_supervision()", "supervision") from error
         return supervision.Detections(
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from faceresnet.errors import DataError, MissingExtraError
+from faceresnet.errors import DataError, needs
 from faceresnet.widerface import Layout, Photo
 
 NAMES = ("easy", "medium", "hard")
@@ -102,11 +102,9 @@ def _mask(numbers: np.ndarray, count: int) -> Bool[np.ndarray, "G"]:
 
 
 def _load(path: Path, variables: Sequence[str]) -> dict[str, np.ndarray]:
-    try:
+    with needs("reading WIDER FACE's .mat files", "evaluate"):
         from scipy.io import loadmat
         from scipy.io.matlab import MatReadError
-    except ImportError as error:
-        raise MissingExtraError("reading WIDER FACE's .mat files", "evaluate") from error
     try:
         return {name: loadmat(path, variable_names=variables)[name] for name in variables}
     except (OSError, KeyError, ValueError, TypeError, NotImplementedError, MatReadError) as error:

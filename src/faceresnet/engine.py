@@ -15,12 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from faceresnet.errors import EngineError, MissingExtraError, ModelError, last_line
+from faceresnet.errors import EngineError, ModelError, last_line, needs
 from faceresnet.processors import affinity
 from faceresnet.spec import METADATA_KEY, ModelSpec
 from faceresnet.telemetry import import_openvino
@@ -364,12 +364,10 @@ def open_session(
     except Exception as error:  # its exceptions share no public base class
         what = f"{whose} from {path}" if whose else path
         raise ModelError(f"ONNX Runtime cannot load {what}: {last_line(error)}") from error
-    return cast("onnxruntime.InferenceSession", session)
+    return session
 
 
 def _import_onnxruntime() -> ModuleType:
-    try:
+    with needs("the engine onnxruntime", "onnxruntime"):
         import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("the engine onnxruntime", "onnxruntime") from error
-    return cast(ModuleType, onnxruntime)
+    return onnxruntime

@@ -33,22 +33,7 @@ from jaxtyping import Bool, Float, Float32, Float64
 
 from faceresnet import boxes as boxes_
 from faceresnet.matching import MATCH_IOU, Matches, legacy_iou
-from faceresnet.protocols import EVALUATION_THRESHOLD, PROTOCOLS, check_protocol, predict
 from faceresnet.widerface import Photo, Predictions
-
-__all__ = [
-    "EVALUATION_THRESHOLD",
-    "PROTOCOLS",
-    "Curve",
-    "PhotoErrors",
-    "Report",
-    "SizeResult",
-    "average_precision",
-    "check_protocol",
-    "evaluate",
-    "legacy_iou",
-    "predict",
-]
 
 #: Points of a precision-recall curve, as in the official tools.
 POINTS = 1000
@@ -262,7 +247,8 @@ def evaluate(
     Args:
         predictions: by name of the photo; those of other photos are left out.
         photos: what is to be found.
-        protocol: how the photos were shown to the detector, one of `PROTOCOLS` or any other words.
+        protocol: how the photos were shown to the detector, one of `protocols.PROTOCOLS` or any
+            other words.
         threshold: score from which detections count in the report by size and photo.
         subsets: which faces of each photo to look for, by name of the set, from easy to hard, as
             `difficulties.read_difficulties` gives them; None for one set "all" of every face that
@@ -388,8 +374,7 @@ def _by_event(
 
 
 def _side(boxes: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N"]:
-    side: Float[np.ndarray, "N"] = np.sqrt(boxes_.area(boxes))
-    return side
+    return np.sqrt(boxes_.area(boxes))
 
 
 def _by_size(

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from faceresnet import images
 from faceresnet.atomic import replacing
-from faceresnet.errors import MissingExtraError, while_writing
+from faceresnet.errors import needs, while_writing
 from faceresnet.evaluation import Curve, PhotoErrors, Report
 from faceresnet.widerface import Photo
 
@@ -62,10 +62,8 @@ def check_picture(path: str | os.PathLike[str]) -> None:
         MissingExtraError: Matplotlib is not installed.
         ValueError: no picture format has that suffix.
     """
-    try:
+    with needs("drawing curves", "evaluate"):
         from matplotlib.backend_bases import FigureCanvasBase
-    except ImportError as error:
-        raise MissingExtraError("drawing curves", "evaluate") from error
     if Path(path).suffix.lower().lstrip(".") not in FigureCanvasBase.filetypes:
         raise ValueError(f"no picture format has the suffix of {path}: use .png, .svg or .pdf")
 

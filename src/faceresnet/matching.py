@@ -22,8 +22,7 @@ def legacy_iou(
 ) -> Float64[np.ndarray, "N M"]:
     """Intersection over union with the ``+1`` of the official tools, in float64."""
     corner = np.array([0.0, 0.0, 1.0, 1.0])  # the official boxes end with their last pixel
-    overlap: Float64[np.ndarray, "N M"] = iou(a + corner, b + corner)
-    return overlap
+    return iou(a + corner, b + corner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +102,7 @@ class Matches:
         """Tell which detections are of a face that is looked for."""
         if not len(keep):
             return np.zeros(len(self.face), dtype=bool)
-        mask: Bool[np.ndarray, "P"] = (self.face >= 0) & keep[self.face]
-        return mask
+        return (self.face >= 0) & keep[self.face]
 
     def counted(self, keep: Bool[np.ndarray, "G"]) -> Bool[np.ndarray, "P"]:
         """Tell which detections are right or wrong: not those of an ignored face."""
@@ -114,8 +112,7 @@ class Matches:
         """Tell which detections are in a photo that has a listed face."""
         has_face = np.zeros(self.photo_count, dtype=bool)
         has_face[self.face_photo] = True
-        mask: Bool[np.ndarray, "P"] = has_face[self.photo]
-        return mask
+        return has_face[self.photo]
 
 
 def _match(

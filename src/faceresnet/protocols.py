@@ -7,13 +7,13 @@ in a photo's own size than in one scaled to 640 px.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float32
 
 from faceresnet import boxes as boxes_
 from faceresnet import images
+from faceresnet.detections import Detections
 from faceresnet.widerface import Photo
 
 #: Score from which detections are asked for when a detector is evaluated.
@@ -33,20 +33,8 @@ LARGEST_SIDE = 4096
 MERGE_IOU = 0.4
 
 
-class Found(Protocol):
-    """What a detector returns: `Detections`, or anything with boxes and scores."""
-
-    @property
-    def boxes(self) -> Float32[np.ndarray, "M 4"]:
-        """Px of the image it was given."""
-
-    @property
-    def scores(self) -> Float32[np.ndarray, "M"]:
-        """0 to 1."""
-
-
 def predict(
-    detector: Callable[[np.ndarray], Found],
+    detector: Callable[[np.ndarray], Detections],
     photos: Iterable[Photo],
     *,
     protocol: str = "original",
@@ -97,7 +85,7 @@ def _scales(image: np.ndarray, protocol: str) -> tuple[float, ...]:
 
 
 def _detect_at(
-    detector: Callable[[np.ndarray], Found], image: np.ndarray, scales: Sequence[float]
+    detector: Callable[[np.ndarray], Detections], image: np.ndarray, scales: Sequence[float]
 ) -> tuple[Float32[np.ndarray, "M 4"], Float32[np.ndarray, "M"]]:
     """Boxes in px of the image, found at each scale and merged."""
     height, width = image.shape[:2]
@@ -105,9 +93,9 @@ def _detect_at(
     for scale in scales:
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         detections = detector(image if size == (height, width) else images.resize(image, size))
-        # Not `scale`: rounding to whole px changes the ratio, and differently for each axis.
-        back = np.array([width / size[1], height / size[0]] * 2, dtype=np.float32)
-        found.append((np.asarray(detections.boxes, np.float32) * back, detections.scores))
+        # Not by `scale`: rounding to whole px changes the ratio, and differently for each axis.
+        boxes = boxes_.scaled(np.asarray(detections.boxes, np.float32), size, (height, width))
+        found.append((boxes, detections.scores))
     merged = np.concatenate([boxes for boxes, _ in found])
     scores = np.concatenate([np.asarray(scores, np.float32) for _, scores in found])
     if len(scales) > 1:

@@ -150,9 +150,8 @@ class View:
         self, boxes: Float32[np.ndarray, "M 4"], photo_size: tuple[int, int]
     ) -> Bool[np.ndarray, "M"]:
         """Which boxes (M, 4) px of the photo this view would report, were they of its sizes."""
-        scale_y, scale_x = np.divide(self.image_size, photo_size)
+        boxes = boxes_.scaled(boxes, photo_size, self.image_size)
         y1, x1, _, _ = self.window
-        boxes = boxes * np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
         return self._uncut(boxes - np.array([x1, y1, x1, y1], dtype=np.float32))
 
     def place(
@@ -169,8 +168,7 @@ class View:
             photo_size: (height, width) px of the photo.
         """
         if self.zoom != 1:
-            zoom_y, zoom_x = np.divide(self.look_size, self.size)
-            boxes = boxes / np.array([zoom_x, zoom_y, zoom_x, zoom_y], dtype=np.float32)
+            boxes = boxes_.scaled(boxes, self.look_size, self.size)
         if self.sizes != ANY_SIZE:
             kept = self._of_its_sizes(boxes)
             boxes, scores = boxes[kept], scores[kept]
@@ -180,8 +178,7 @@ class View:
             boxes = boxes[kept] + np.array([x1, y1, x1, y1], dtype=np.float32)
             scores = scores[kept]
         if photo_size != self.image_size:
-            scale_y, scale_x = np.divide(photo_size, self.image_size)
-            boxes = boxes * np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
+            boxes = boxes_.scaled(boxes, self.image_size, photo_size)
         return boxes, scores
 
     def _of_its_sizes(self, boxes: Float32[np.ndarray, "M 4"]) -> Bool[np.ndarray, "M"]:

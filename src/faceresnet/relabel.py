@@ -80,8 +80,7 @@ def inside(
 ) -> Bool[np.ndarray, "M"]:
     """Which boxes lie for the most part in one of the others."""
     shared = boxes_.intersection(found[:, None], ignored[None])
-    within: np.ndarray = np.any(shared >= INSIDE * boxes_.area(found)[:, None], axis=1)
-    return within
+    return np.any(shared >= INSIDE * boxes_.area(found)[:, None], axis=1)
 
 
 def write_relabelled(

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from faceresnet import images
+from faceresnet import boxes, images
 from faceresnet.atomic import replacing
 from faceresnet.errors import while_writing
 from faceresnet.processors import cores
@@ -24,8 +24,8 @@ from faceresnet.widerface import Photo, format_faces
 
 #: Photos held in memory at a time.
 CHUNK = 64
-#: px; WebP has no larger sides, such photos are stored as they are.
-WEBP_LIMIT = 16_383
+#: px; photos with larger sides are stored as they are.
+LONGEST_WEBP = images.LONGEST["WEBP"]
 #: Quality of WebP for photos that are reduced when none is asked for.
 DEFAULT_QUALITY = 90
 
@@ -119,14 +119,13 @@ def _encode(photo: Photo, max_side: int | None, quality: int | None) -> _Stored:
     from PIL import Image
 
     image = photo.read()
-    height, width = image.shape[:2]
-    longest = max(height, width)
+    size = image.shape[:2]
+    longest = max(size)
     faces = photo.faces
     if max_side is not None and longest > max_side:
-        image = images.shrink(image, min(max_side, WEBP_LIMIT))
-        scale = image.shape[1] / width, image.shape[0] / height
-        faces = faces * np.array(scale * 2, np.float32)
-    elif quality is None or longest > WEBP_LIMIT:
+        image = images.shrink(image, min(max_side, LONGEST_WEBP))
+        faces = boxes.scaled(faces, size, image.shape[:2])
+    elif quality is None or longest > LONGEST_WEBP:
         return original
     out = io.BytesIO()
     Image.fromarray(image).save(

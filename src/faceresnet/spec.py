@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from faceresnet.anchors import Level
@@ -107,7 +107,3 @@ class ModelSpec:
             return cls(**values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{source} has a broken specification: {error}") from error
-
-    def replace(self, **changes: Any) -> ModelSpec:
-        """A copy with some fields changed."""
-        return replace(self, **changes)

@@ -29,5 +29,4 @@ def import_openvino() -> ModuleType:
                 else:
                     sys.modules[_REPORTER] = before
         import openvino
-    module: ModuleType = openvino
-    return module
+    return openvino

@@ -10,11 +10,11 @@ Face repository); their rights belong to their owners.
 from __future__ import annotations
 
 import os
-import shutil
 import zipfile
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
+from faceresnet.atomic import replacing
 from faceresnet.difficulties import NAMES
 from faceresnet.download import (
     DEFAULT_TIMEOUT_S,
@@ -111,10 +111,8 @@ def _unpack_ground_truth(tools: Path, folder: Path) -> None:
             for member in archive.namelist():
                 path = PurePosixPath(member)
                 if path.name in wanted and path.parent.name == "ground_truth":
-                    temporary = folder / f"{path.name}.part"
-                    with archive.open(member) as source, temporary.open("wb") as target:
-                        shutil.copyfileobj(source, target)
-                    temporary.replace(folder / path.name)
+                    with replacing(folder / path.name) as partial:
+                        partial.write_bytes(archive.read(member))
     except (OSError, zipfile.BadZipFile) as error:
         raise DownloadError(f"cannot unpack {tools} to {folder}: {error}") from error
     if missing := sorted(wanted - set(os.listdir(folder))):

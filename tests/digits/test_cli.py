@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from conftest import run_cli
 from faceresnet.cli import app, digits
-from faceresnet.cli import main as command_line
 from faceresnet.digits import data, training
 from faceresnet.digits.engines import Step
 from faceresnet.digits.figures import draw_figure
@@ -112,10 +112,9 @@ def test_predict_goes_on_after_a_photo_it_cannot_read(runs, tmp_path) -> None:
 
 
 def refused(capsys, *arguments) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        command_line(["digits", *map(str, arguments)])
-    assert stopped.value.code == 2
-    return capsys.readouterr().err
+    status, _, errors = run_cli(capsys, "digits", *arguments)
+    assert status == 2
+    return errors
 
 
 def test_what_cannot_be_is_said_in_a_line(runs, mnist, tmp_path, capsys) -> None:
@@ -194,6 +193,6 @@ def test_a_failed_download_is_said_in_a_line(monkeypatch, tmp_path, capsys) -> N
         raise DownloadError("no mirror answered")
 
     monkeypatch.setattr(data, "download_mnist", download)
-    with pytest.raises(SystemExit):
-        command_line(["data", "mnist", "--out", str(tmp_path)])
-    assert capsys.readouterr().err == "faceresnet: no mirror answered\n"
+    assert run_cli(capsys, "data", "mnist", "--out", tmp_path)[2] == (
+        "faceresnet: no mirror answered\n"
+    )

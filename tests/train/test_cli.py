@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import blob_image
+from conftest import blob_image, run_cli
 from faceresnet import FaceDetector, images
 from faceresnet.cli import main
 from faceresnet.cli.training import calibration_photos, measured
@@ -38,23 +38,15 @@ SETTINGS = options(SMALL)
 HERE = ["--workers", "0", "--accelerator", "cpu"]
 
 
-def run(capsys, *arguments):
-    """Status, standard output and standard error of a command."""
-    with pytest.raises(SystemExit) as stopped:
-        main([str(argument) for argument in arguments])
-    printed = capsys.readouterr()
-    return stopped.value.code, printed.out, printed.err
-
-
 def succeed(capsys, *arguments):
-    status, out, errors = run(capsys, *arguments)
+    status, out, errors = run_cli(capsys, *arguments)
     assert status == 0, errors
     return out
 
 
 def refuse(capsys, *arguments):
     """The one line that a refused command says."""
-    status, out, errors = run(capsys, *arguments)
+    status, out, errors = run_cli(capsys, *arguments)
     assert status == 2, (out, errors)
     lines = [line for line in errors.splitlines() if line.startswith("faceresnet: ")]
     assert len(lines) == 1, errors
@@ -93,7 +85,7 @@ def test_a_run_starts_is_kept_and_goes_on(capsys, data, trained):
 
 def test_without_a_val_split_it_says_so_and_goes_on(capsys, tmp_path):
     data = write_faces(tmp_path / "data", val=0)
-    status, out, errors = run(
+    status, out, errors = run_cli(
         capsys, "train", "--data", data, "--out", tmp_path / "run", *SETTINGS, *HERE
     )
     assert status == 0, errors
@@ -401,10 +393,9 @@ def test_corrections_of_photos_that_are_not_there_are_counted(capsys, data, tmp_
     rows = [f"{name},0,0,9,9,ignore\n" for name in ("no/a.png", photo.name, "no/b.png", "no/a.png")]
     corrections.write_text("photo,x1,y1,x2,y2,verdict\n" + "".join(rows))
     arguments = ["--data", data, "--corrections", corrections, "--out", tmp_path / "again"]
-    with pytest.raises(SystemExit) as stopped:
-        main(["data", "correct", *map(str, arguments)])
-    assert not stopped.value.code
-    assert capsys.readouterr().err == "left out 3 corrections of other photos, no/a.png first\n"
+    status, _, errors = run_cli(capsys, "data", "correct", *arguments)
+    assert not status
+    assert errors == "left out 3 corrections of other photos, no/a.png first\n"
 
 
 def test_corrections_of_no_photo_are_refused(capsys, data, tmp_path):

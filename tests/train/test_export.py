@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from faceresnet import FaceDetector
 from faceresnet.engine import open_engine, read_spec
 from faceresnet.errors import ImageError, TrainingError
-from faceresnet.evaluation import EVALUATION_THRESHOLD
+from faceresnet.protocols import EVALUATION_THRESHOLD
 from faceresnet.train import export as exporting
 from faceresnet.train import recipes
 from faceresnet.train.export import (
@@ -31,7 +31,7 @@ from faceresnet.train.export import (
 from faceresnet.train.fold import fold_pixels
 from faceresnet.train.model import FaceResNet
 from faceresnet.train.runs import LAST, load_weights, make_spec, write_json
-from faceresnet.train.validation import TorchDetector
+from faceresnet.train.training import TorchDetector
 from train.samples import face_photo, small_network, small_recipe, write_split
 
 #: Odd multiples of the size multiple, wide, high, and in batches.
@@ -188,7 +188,7 @@ def test_the_check_finds_a_changed_weight(file, model):
 
 
 def test_a_specification_is_rewritten(file, model, spec, tmp_path):
-    other = spec.replace(name="other", threshold=0.7)
+    other = replace(spec, name="other", threshold=0.7)
     rewrite(file, other, tmp_path / "other.onnx")
     assert read_spec(tmp_path / "other.onnx") == other
     assert read_spec(file) == spec
@@ -208,7 +208,7 @@ def calibration(tmp_path_factory):
 @pytest.fixture(scope="module")
 def int8(file, spec, calibration, tmp_path_factory):
     out = tmp_path_factory.mktemp("int8") / "tiny.onnx"
-    quantise(file, out, spec.replace(precision="int8"), calibration)
+    quantise(file, out, replace(spec, precision="int8"), calibration)
     return out
 
 
@@ -217,7 +217,7 @@ def producers(proto):
 
 
 def test_int8_convolutions_take_quantised_inputs_and_weights(int8, spec):
-    assert read_spec(int8) == spec.replace(precision="int8")
+    assert read_spec(int8) == replace(spec, precision="int8")
     check_int8(int8, heads=2 * len(spec.levels), widths={1, 4})
 
 
@@ -225,14 +225,14 @@ def test_int8_of_one_head(calibration, tmp_path):
     spec = make_spec(small_recipe(network=ONE_HEAD))
     export(trained_model(ONE_HEAD), spec, tmp_path / "fp32.onnx")
     quantise(
-        tmp_path / "fp32.onnx", tmp_path / "int8.onnx", spec.replace(precision="int8"), calibration
+        tmp_path / "fp32.onnx", tmp_path / "int8.onnx", replace(spec, precision="int8"), calibration
     )
     check_int8(tmp_path / "int8.onnx", heads=len(spec.levels), widths={5})
 
 
 def test_int8_ranges_are_the_mean_of_the_photos(file, spec, calibration, tmp_path):
     def scales(name, photos):
-        quantise(file, tmp_path / name, spec.replace(precision="int8"), photos)
+        quantise(file, tmp_path / name, replace(spec, precision="int8"), photos)
         proto = onnx.load(tmp_path / name)
         values = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
         return {n.input[0]: values[n.input[1]] for n in proto.graph.node if is_rounding(n)}
@@ -399,7 +399,7 @@ def test_half_the_size_is_saved_on_what_has_more_than_one_axis(model, file, spec
     saved = load_file(tmp_path / "x.safetensors")
     for name, value in model.state_dict().items():
         assert saved[name].dtype == (torch.float16 if value.ndim > 1 else value.dtype), name
-    halve(file, tmp_path / "x.onnx", spec.replace(precision="fp16"))
+    halve(file, tmp_path / "x.onnx", replace(spec, precision="fp16"))
     weights = map(numpy_helper.to_array, onnx.load(tmp_path / "x.onnx").graph.initializer)
     kinds = {(one.ndim > 1, one.dtype.name) for one in weights if one.dtype.kind == "f"}
     assert kinds == {(True, "float16"), (False, "float32")}
@@ -412,7 +412,7 @@ def test_a_model_file_is_something_to_start_from_too(tmp_path, half, tolerance):
     file = tmp_path / "x.onnx"
     export(trained, spec, file)
     if half:
-        halve(file, file, spec.replace(precision="fp16"))
+        halve(file, file, replace(spec, precision="fp16"))
     again = FaceResNet(small_network()).eval()
     load_weights(again, file)
     for name, value in again.state_dict().items():

@@ -21,7 +21,8 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from faceresnet.errors import TrainingError
-from faceresnet.evaluation import evaluate, predict
+from faceresnet.evaluation import evaluate
+from faceresnet.protocols import predict
 from faceresnet.shards import pack
 from faceresnet.train import batches, callbacks, recipes, runs, training
 from faceresnet.train.augment import make_batch
@@ -33,7 +34,7 @@ from faceresnet.train.photos import PhotoSet
 from faceresnet.train.runs import make_spec
 from faceresnet.train.settings import override
 from faceresnet.train.targets import assign_by_iou
-from faceresnet.train.validation import TorchDetector
+from faceresnet.train.training import TorchDetector
 from faceresnet.widerface import read_split
 from train.samples import PLAIN, face_photo, options, small_network, small_recipe, write_split
 

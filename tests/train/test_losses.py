@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -336,7 +335,7 @@ def test_unknown_losses_are_refused(change):
 def test_a_face_that_is_not_sure_is_taught_and_counts_as_its_score():
     """The first of the two faces is sure, the second to a quarter."""
     score = torch.tensor([1.0, 0.25])
-    targets = replace(TARGETS, score=score)
+    targets = TARGETS._replace(score=score)
     loss = Loss(alpha=1.0, box_weight=1.0, quality=False)
     found = detection_loss(LOGITS, DELTAS, ANCHORS, targets, (1.0, 1.0), loss)
     labels = torch.tensor([[0, 1.0, 0], [0.25, 0, 0]])

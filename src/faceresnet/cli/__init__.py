@@ -29,8 +29,7 @@ from faceresnet.cli import (
     video,
     watch,
 )
-from faceresnet.cli.failures import said
-from faceresnet.cli.names import take_every_name
+from faceresnet.cli.failures import said, take_every_name
 from faceresnet.errors import FaceResNetError, one_line, reason
 
 #: Exit status: part of the work failed; the arguments or the state of the world forbid it;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,13 +34,14 @@ Threads = Annotated[
 ]
 
 
-def setting(help: str, **limits: float) -> object:
+def setting(help: str, *names: str, **limits: float) -> object:
     """An option that replaces a setting of the recipe."""
-    return typer.Option(help=help, show_default=False, rich_help_panel=SETTINGS, **limits)  # type: ignore[arg-type]
+    return typer.Option(*names, help=help, show_default=False, rich_help_panel=SETTINGS, **limits)  # type: ignore[arg-type]
 
 
 @digits.command()
 def train(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Run folder.", metavar="RUN")],
     data: Data = None,
     net: Annotated[str | None, typer.Option(help="cnn or fcc.", show_default="cnn")] = None,
@@ -59,7 +61,9 @@ def train(
     threads: Threads = None,
     iterations: Annotated[int | None, setting("Mini-batches.", min=1)] = None,
     batch_size: Annotated[int | None, setting("Digits in each.", min=1)] = None,
-    lr: Annotated[float | None, setting("Learning rate; the paper's is 0.001.")] = None,
+    learning_rate: Annotated[
+        float | None, setting("Learning rate; the paper's is 0.001.", "--lr")
+    ] = None,
     schedule: Annotated[str | None, setting("steps, one-cycle or constant.")] = None,
     optimiser: Annotated[str | None, setting("sgd or adam.")] = None,
     momentum: Annotated[float | None, setting("Of sgd.", min=0)] = None,
@@ -83,24 +87,11 @@ def train(
     with extra():
         from faceresnet.digits import training
     from faceresnet.digits.data import read_digits
-    from faceresnet.digits.recipes import make_config
+    from faceresnet.digits.recipes import Config, make_config
 
-    changes = {
-        "iterations": iterations,
-        "batch_size": batch_size,
-        "learning_rate": lr,
-        "schedule": schedule,
-        "optimiser": optimiser,
-        "momentum": momentum,
-        "weight_decay": weight_decay,
-        "shift": shift,
-        "turn": turn,
-        "zoom": zoom,
-        "held_out": held_out,
-        "evaluate_every": evaluate_every,
-        "patience": patience,
-        "seed": seed,
-    }
+    # Every other setting is an option of its own name.
+    others = (s.name for s in fields(Config) if s.name not in ("net", "engine", "data"))
+    changes = {name: context.params[name] for name in others}
     if resume:
         config = training.read_config(out)
         refuse_others(out, config, {"net": net, "engine": engine, **changes})

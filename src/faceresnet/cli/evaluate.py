@@ -125,7 +125,7 @@ def evaluate(
 
     --worst draws faces found in green, faces missed in yellow, wrong detections in red.
     """
-    from faceresnet import evaluation, evaluation_report, widerface
+    from faceresnet import evaluation, evaluation_report, protocols, widerface
     from faceresnet.cli.output import STANDARD_OUTPUT
     from faceresnet.weights import shipped
 
@@ -134,7 +134,7 @@ def evaluate(
     inputs = [data, ground_truth, predictions or (None if model in shipped() else Path(model))]
     outputs = [curves, save, write_results, None if json in (None, "-") else Path(json)]
     _refuse_overwriting(filter(None, inputs), filter(None, outputs))
-    name = evaluation.check_protocol(protocol or "original")
+    name = protocols.check_protocol(protocol or "original")
     truth = _read_truth(data, ground_truth, split, event, need_images=predictions is None)
     found: Predictions
     if predictions is not None:
@@ -143,7 +143,7 @@ def evaluate(
     else:
         detector = open_detector(model, name, engine, device, threads)
         found = find_faces(detector, truth.photos, name)
-        shown = f"{name}: {evaluation.PROTOCOLS[name]}"
+        shown = f"{name}: {protocols.PROTOCOLS[name]}"
         threshold = detector.spec.threshold if threshold is None else threshold
     report = evaluation.evaluate(
         found,
@@ -239,7 +239,7 @@ def open_detector(
     The protocols that name a scale look at the photo once at that scale, whatever its size.
     """
     from faceresnet.detector import FaceDetector
-    from faceresnet.evaluation import EVALUATION_THRESHOLD
+    from faceresnet.protocols import EVALUATION_THRESHOLD
 
     return FaceDetector(
         model,
@@ -304,7 +304,7 @@ def _read_truth(
 
 def find_faces(detector: FaceDetector, photos: Sequence[Photo], protocol: str) -> Predictions:
     """What a detector finds in photos, with a progress bar."""
-    from faceresnet.evaluation import predict
+    from faceresnet.protocols import predict
 
     watched = progress(f"{protocol}, {len(photos)} photos", len(photos))(photos)
     return predict(detector, watched, protocol=protocol)

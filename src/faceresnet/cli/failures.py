@@ -1,14 +1,24 @@
-"""How a command ends that could not do its work, or a part of it."""
+"""What commands print of failures, and how they end then; how they print names that are no text."""
 
 from __future__ import annotations
 
 import importlib.util
+import io
 import sys
 from collections.abc import Sequence
 
 import typer
 
 from faceresnet.errors import MissingExtraError, one_line
+
+#: Bytes of a file name that are not valid text are printed as ``\udcff``, which is JSON's way, too.
+UNENCODABLE = "backslashreplace"
+
+
+def take_every_name() -> None:
+    """Let standard output take file names that are no text, as standard error does."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=UNENCODABLE)
 
 
 def require(what: str, extra: str, *modules: str) -> None:

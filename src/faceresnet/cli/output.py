@@ -15,7 +15,7 @@ from typing import IO, Any, Self
 
 from faceresnet import images
 from faceresnet.atomic import replacing
-from faceresnet.cli.names import UNENCODABLE
+from faceresnet.cli.failures import UNENCODABLE
 from faceresnet.cli.progress import table
 from faceresnet.cli.sources import KEPT_SUFFIXES, Source
 from faceresnet.detections import Detections

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import isfinite, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -300,12 +301,12 @@ def export(
         exporting.export(model, spec, fp32)
         finished = fp32
         if fp16:
-            spec = spec.replace(precision="fp16")
+            spec = replace(spec, precision="fp16")
             finished = Path(temporary) / "fp16.onnx"
             exporting.halve(fp32, finished, spec)
         spec = measured(finished, spec, validation)
         if int8:
-            spec = spec.replace(precision="int8")
+            spec = replace(spec, precision="int8")
             finished = Path(temporary) / "int8.onnx"
             exporting.quantise(fp32, finished, spec, calibration_photos(splits["train"]))
             spec = measured(finished, spec, validation)
@@ -338,7 +339,8 @@ def measured(file: Path, spec: ModelSpec, validation: Sequence[Photo]) -> ModelS
     for event, ap in aps.items():
         typer.echo(f"{spec.precision}: AP {ap:.4f} on {event} (val, original size)")
     threshold = round(report.whole.best_score(), 2) if report.ap else spec.threshold
-    return spec.replace(
+    return replace(
+        spec,
         threshold=threshold,
         measured={event: round(ap, 4) for event, ap in aps.items()},
     )

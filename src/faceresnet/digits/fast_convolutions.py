@@ -318,8 +318,7 @@ def _lay_out(images: Array, group: Group) -> None:
 
 def _flat(x: Array) -> Array:
     """(H, W, R, C) as (R, C·H·W)."""
-    flat: Array = x.transpose(2, 3, 0, 1).reshape(x.shape[2], -1)
-    return flat
+    return x.transpose(2, 3, 0, 1).reshape(x.shape[2], -1)
 
 
 def _unflat(flat: Array, x: Array) -> None:

@@ -96,8 +96,7 @@ def prepare(
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     small = cv2.resize(ink, (size[1], size[0]), interpolation=interpolation)
     small = small.reshape(size) / max(float(small.max()), 1e-6)
-    centred: np.ndarray = np.rint(255 * _centre(small)).astype(np.uint8)
-    return centred
+    return np.rint(255 * _centre(small)).astype(np.uint8)
 
 
 def find_ink(grey: UInt8[np.ndarray, "H W"]) -> Float[np.ndarray, "h w"] | None:
@@ -116,8 +115,7 @@ def find_ink(grey: UInt8[np.ndarray, "H W"]) -> Float[np.ndarray, "h w"] | None:
         return None
     ink = np.clip(difference / strongest, 0, 1)
     mask = _without_dirt(ink > max(EDGE, _noise(ink)))
-    found: np.ndarray = np.where(mask, ink, 0).astype(np.float32)
-    return found
+    return np.where(mask, ink, 0).astype(np.float32)
 
 
 def _paper(grey: np.ndarray) -> np.ndarray:
@@ -135,8 +133,7 @@ def _paper(grey: np.ndarray) -> np.ndarray:
     plane, *_ = np.linalg.lstsq(terms, values[keep], rcond=None)
     rows, columns = np.arange(height)[:, None], np.arange(width)[None]
     paper: np.ndarray = plane[0] + plane[1] * rows + plane[2] * columns
-    clipped: np.ndarray = np.clip(paper, 0, 255).astype(np.float32)
-    return clipped
+    return np.clip(paper, 0, 255).astype(np.float32)
 
 
 def _noise(ink: np.ndarray) -> float:
@@ -152,8 +149,7 @@ def _without_dirt(mask: np.ndarray) -> np.ndarray:
     count, labels, numbers, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     areas = numbers[1:count, cv2.CC_STAT_AREA]
     kept = 1 + np.flatnonzero(areas >= DIRT * areas.max())
-    whole: np.ndarray = np.isin(labels, kept)
-    return whole
+    return np.isin(labels, kept)
 
 
 def _thicken(ink: np.ndarray, scale: float) -> np.ndarray:
@@ -169,8 +165,7 @@ def _thicken(ink: np.ndarray, scale: float) -> np.ndarray:
         return ink
     pad = missing // 2 + 1
     ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (missing + 1, missing + 1))
-    wider: np.ndarray = cv2.dilate(np.pad(ink, pad), ellipse)[pad:-pad, pad:-pad]
-    return wider
+    return cv2.dilate(np.pad(ink, pad), ellipse)[pad:-pad, pad:-pad]
 
 
 def _centre(small: np.ndarray) -> np.ndarray:

@@ -48,8 +48,7 @@ class Team:
         """Memory of the thread that asks."""
         if not hasattr(self._local, "work"):
             self._local.work = Workspace()
-        work: Workspace = self._local.work
-        return work
+        return self._local.work
 
     def each(self, task: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Results of a task for every item, in their order."""

@@ -67,8 +67,7 @@ def relu(x: Float[np.ndarray, "..."]) -> tuple[Float[np.ndarray, "..."], Backwar
 
     def backward(dy: Array) -> Array:
         check_delta(dy, y)
-        dx: Array = dy * (x > 0)  # eq. 30: f'(x) = 1 if x > 0 else 0
-        return dx
+        return dy * (x > 0)  # eq. 30: f'(x) = 1 if x > 0 else 0
 
     return y, backward
 
@@ -88,8 +87,7 @@ def sigmoid(x: Float[np.ndarray, "..."]) -> tuple[Float[np.ndarray, "..."], Back
     def backward(dy: Array) -> Array:
         check_delta(dy, y)
         # eq. 30: f' = σ(x) σ(−x). As y (1 − y) it would lose every digit where y is almost 1.
-        dx: Array = dy * (e / (1 + e) ** 2)
-        return dx
+        return dy * (e / (1 + e) ** 2)
 
     return y, backward
 
@@ -107,8 +105,7 @@ def tanh(x: Float[np.ndarray, "..."]) -> tuple[Float[np.ndarray, "..."], Backwar
         check_delta(dy, y)
         # eq. 30: f' = 1 − tanh² x = 4 e^−2|x| / (1 + e^−2|x|)², which stays exact where y ≈ ±1.
         e = np.exp(-2 * np.abs(x))
-        dx: Array = dy * (4 * e / (1 + e) ** 2)
-        return dx
+        return dy * (4 * e / (1 + e) ** 2)
 
     return y, backward
 
@@ -129,8 +126,7 @@ def softmax(x: Float[np.ndarray, "R C"]) -> tuple[Float[np.ndarray, "R C"], Back
     def backward(dy: Array) -> Array:
         check_delta(dy, y)
         # eq. 55, corrected: Σ_c' dy_rc' y_rc' (I_c'c − y_rc) = y_rc (dy_rc − Σ_c' dy_rc' y_rc')
-        dx: Array = y * (dy - (dy * y).sum(axis=1, keepdims=True))
-        return dx
+        return y * (dy - (dy * y).sum(axis=1, keepdims=True))
 
     return y, backward
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,10 @@ from faceresnet.nn.shapes import Array
 
 #: Derivatives smaller than this are compared absolutely: below it stands rounding alone.
 FLOOR = 1e-6
+#: h of the formula above.
+STEP = 3e-4
+#: How many random directions a large array is checked in.
+DIRECTIONS = 4
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,7 @@ def gradcheck(
     operation: Callable[..., tuple[Any, ...]],
     inputs: Mapping[str, Array],
     *,
-    step: float = 3e-4,
     elements: int = 256,
-    directions: int = 4,
     seed: int = 0,
 ) -> list[GradientError]:
     """Compare the backward pass of an operation with its derivative by definition (eq. 13).
@@ -53,20 +56,18 @@ def gradcheck(
 
     - By elements, for arrays of up to `elements` of them: with a the derivatives of backward and n
       the numerical ones, the error is max|a − n| / max(max|a|, max|n|, `FLOOR`).
-    - By directions, for larger ones: for random v with elements from N(0, 1), the error is
-      |⟨a, v⟩ − n_v| / max(‖a‖, |n_v|, `FLOOR`), the largest of all v. It shows that something is
-      wrong, not where, and a few wrong elements of a million change it little.
+    - By directions, for larger ones: for `DIRECTIONS` random v with elements from N(0, 1), the
+      error is |⟨a, v⟩ − n_v| / max(‖a‖, |n_v|, `FLOOR`), the largest of all v. It shows that
+      something is wrong, not where, and a few wrong elements of a million change it little.
 
-    The operation must be differentiable within 2 `step` of its inputs: no ReLU closer to 0, no two
+    The operation must be differentiable within 2 `STEP` of its inputs: no ReLU closer to 0, no two
     values of a max pooling window closer to each other.
 
     Args:
         operation: called with the arrays in their order; its result begins with y and backward,
             which takes dy and returns one derivative, or a tuple with one for each array.
         inputs: the arrays, by name.
-        step: h.
         elements: how large an array may be to be checked element by element.
-        directions: how many random directions a larger one is checked in.
         seed: of dy and the directions.
 
     Returns:
@@ -96,22 +97,13 @@ def gradcheck(
                 f"the derivative by {name} must have its shape {array.shape}, "
                 f"got {derivative.shape}"
             )
-
-        def along(v: Array, name: str = name) -> float:
-            return _directional(operation, arrays, name, v, dy, step)
-
+        along = partial(_directional, operation, arrays, name, dy=dy, h=STEP)
         if array.size <= elements:
-            numerical = np.zeros(array.shape)
-            for at in np.ndindex(array.shape):
-                v = np.zeros(array.shape)
-                v[at] = 1
-                numerical[at] = along(v)
-            errors.append(
-                GradientError(name, array.shape, "elements", relative_error(derivative, numerical))
-            )
+            error = relative_error(derivative, _by_elements(along, array.shape))
+            errors.append(GradientError(name, array.shape, "elements", error))
             continue
         off = []
-        for _ in range(directions):
+        for _ in range(DIRECTIONS):
             v = rng.standard_normal(array.shape)
             n = along(v)
             a = float(np.vdot(derivative, v))
@@ -131,7 +123,7 @@ def relative_error(a: Array, n: Array) -> float:
 
 
 def numerical_derivative(
-    f: Callable[[Array], Array], x: Array, dy: Array, step: float = 3e-4
+    f: Callable[[Array], Array], x: Array, dy: Array, step: float = STEP
 ) -> Array:
     """∂(Σ f(x) · dy)/∂x by definition, element by element, in float64.
 
@@ -142,11 +134,17 @@ def numerical_derivative(
         step: h.
     """
     x = np.array(x, dtype=np.float64)
-    derivative = np.zeros(x.shape)
-    for at in np.ndindex(x.shape):
-        v = np.zeros(x.shape)
+    along = partial(_directional, lambda one: (f(one),), {"x": x}, "x", dy=dy, h=step)
+    return _by_elements(along, x.shape)
+
+
+def _by_elements(along: Callable[[Array], float], shape: tuple[int, ...]) -> Array:
+    """An array of the derivatives along each axis of the space of arrays of that shape."""
+    derivative = np.zeros(shape)
+    for at in np.ndindex(shape):
+        v = np.zeros(shape)
         v[at] = 1
-        derivative[at] = _directional(lambda one: (f(one),), {"x": x}, "x", v, dy, step)
+        derivative[at] = along(v)
     return derivative
 
 

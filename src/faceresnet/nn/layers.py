@@ -15,12 +15,14 @@ Nothing is kept between calls, so a layer, or a whole network, may stand in seve
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy.random import Generator
 
 from faceresnet.nn.fast_convolution import fast_conv2d
 from faceresnet.nn.functional import (
@@ -37,36 +39,36 @@ from faceresnet.nn.optim import Parameters, he_normal
 from faceresnet.nn.shapes import Array, Pair, Scalar, pair
 
 State = dict[str, Array]
+Arrays = Mapping[str, Array]
 DType = type[np.floating]
 
 #: From the delta-error of a layer's output, that of its input and the gradients of its parameters.
 LayerBackward = Callable[[Array], tuple[Array, Parameters]]
+#: Output of a layer in training, its backward pass, and the state after it.
+LayerForward = tuple[Array, LayerBackward, State]
 
 
-class Layer(Protocol):
-    """What `Sequential` asks of a layer."""
+class Layer(ABC):
+    """What `Sequential` asks of a layer.
 
-    def initialise(
-        self, rng: np.random.Generator, dtype: DType = np.float32
-    ) -> tuple[Parameters, State]:
+    By default it has nothing to learn, and the same output at run time as in training.
+    """
+
+    def initialise(self, rng: Generator, dtype: DType = np.float32) -> tuple[Parameters, State]:
         """Parameters and state before training."""
-        ...
+        return {}, {}
 
-    def forward(
-        self, parameters: Mapping[str, Array], state: Mapping[str, Array], x: Array
-    ) -> tuple[Array, LayerBackward, State]:
+    @abstractmethod
+    def forward(self, parameters: Arrays, state: Arrays, x: Array) -> LayerForward:
         """Output in training, its backward pass, and the state after it."""
-        ...
 
-    def predict(
-        self, parameters: Mapping[str, Array], state: Mapping[str, Array], x: Array
-    ) -> Array:
+    def predict(self, parameters: Arrays, state: Arrays, x: Array) -> Array:
         """Output at run time."""
-        ...
+        return self.forward(parameters, state, x)[0]
 
 
 @dataclass(frozen=True)
-class Apply:
+class Apply(Layer):
     """An operation without parameters: ``Apply(relu)``, ``Apply(partial(max_pool2d, kernel=2))``.
 
     Attributes:
@@ -75,28 +77,14 @@ class Apply:
 
     operation: Callable[[Array], tuple[Array, Backward]]
 
-    def initialise(
-        self, rng: np.random.Generator, dtype: DType = np.float32
-    ) -> tuple[Parameters, State]:
-        """Nothing to learn, nothing to remember."""
-        return {}, {}
-
-    def forward(
-        self, parameters: Mapping[str, Array], state: Mapping[str, Array], x: Array
-    ) -> tuple[Array, LayerBackward, State]:
+    def forward(self, parameters: Arrays, state: Arrays, x: Array) -> LayerForward:
         """Output, its backward pass, and no state."""
         y, backward = self.operation(x)
         return y, lambda dy: (backward(dy), {}), {}
 
-    def predict(
-        self, parameters: Mapping[str, Array], state: Mapping[str, Array], x: Array
-    ) -> Array:
-        """Output at run time, which is that of training."""
-        return self.operation(x)[0]
-
 
 @dataclass(frozen=True)
-class FullyConnected:
+class FullyConnected(Layer):
     """Every neuron connected to every neuron of the next layer; parameters ``w`` and ``b``.
 
     Attributes:
@@ -107,29 +95,19 @@ class FullyConnected:
     inputs: int
     outputs: int
 
-    def initialise(
-        self, rng: np.random.Generator, dtype: DType = np.float32
-    ) -> tuple[Parameters, State]:
+    def initialise(self, rng: Generator, dtype: DType = np.float32) -> tuple[Parameters, State]:
         """He's weights, and biases of 0."""
         w = he_normal((self.inputs, self.outputs), self.inputs, rng, dtype)
         return {"w": w, "b": np.zeros(self.outputs, dtype)}, {}
 
-    def forward(
-        self, parameters: Mapping[str, Array], state: Mapping[str, Array], x: Array
-    ) -> tuple[Array, LayerBackward, State]:
+    def forward(self, parameters: Arrays, state: Arrays, x: Array) -> LayerForward:
         """Output, its backward pass, and no state."""
         y, backward = fully_connected(x, parameters["w"], parameters["b"])
         return y, _named(backward, "w", "b"), {}
 
-    def predict(
-        self, parameters: Mapping[str, Array], state: Mapping[str, Array], x: Array
-    ) -> Array:
-        """Output at run time, which is that of training."""
-        return fully_connected(x, parameters["w"], parameters["b"])[0]
-
 
 @dataclass(frozen=True)
-class Convolution:
+class Convolution(Layer):
     """A convolution with biases; parameters ``w`` and ``b``.
 
     Attributes:
@@ -150,30 +128,20 @@ class Convolution:
         fast_conv2d
     )
 
-    def initialise(
-        self, rng: np.random.Generator, dtype: DType = np.float32
-    ) -> tuple[Parameters, State]:
+    def initialise(self, rng: Generator, dtype: DType = np.float32) -> tuple[Parameters, State]:
         """He's weights, and biases of 0."""
         shape = (self.channels_out, self.channels, *pair("kernel", self.kernel, 1))
         w = he_normal(shape, int(np.prod(shape[1:])), rng, dtype)
         return {"w": w, "b": np.zeros(self.channels_out, dtype)}, {}
 
-    def forward(
-        self, parameters: Mapping[str, Array], state: Mapping[str, Array], x: Array
-    ) -> tuple[Array, LayerBackward, State]:
+    def forward(self, parameters: Arrays, state: Arrays, x: Array) -> LayerForward:
         """Output, its backward pass, and no state."""
         y, backward = self.convolve(x, parameters["w"], parameters["b"], self.stride, self.padding)
         return y, _named(backward, "w", "b"), {}
 
-    def predict(
-        self, parameters: Mapping[str, Array], state: Mapping[str, Array], x: Array
-    ) -> Array:
-        """Output at run time, which is that of training."""
-        return self.convolve(x, parameters["w"], parameters["b"], self.stride, self.padding)[0]
-
 
 @dataclass(frozen=True)
-class BatchNorm:
+class BatchNorm(Layer):
     """Batch normalisation; parameters ``gamma`` and ``beta``, state ``mean`` and ``variance``.
 
     Attributes:
@@ -186,16 +154,12 @@ class BatchNorm:
     weight: float = 0.1
     epsilon: float = 1e-5
 
-    def initialise(
-        self, rng: np.random.Generator, dtype: DType = np.float32
-    ) -> tuple[Parameters, State]:
+    def initialise(self, rng: Generator, dtype: DType = np.float32) -> tuple[Parameters, State]:
         """No scale and no shift; averages of a standard normal distribution."""
         one, zero = np.ones(self.channels, dtype), np.zeros(self.channels, dtype)
         return {"gamma": one, "beta": zero}, {"mean": zero.copy(), "variance": one.copy()}
 
-    def forward(
-        self, parameters: Mapping[str, Array], state: Mapping[str, Array], x: Array
-    ) -> tuple[Array, LayerBackward, State]:
+    def forward(self, parameters: Arrays, state: Arrays, x: Array) -> LayerForward:
         """Output by the batch's own statistics, its backward pass, and the averages after it."""
         y, backward, batch = batch_norm(x, parameters["gamma"], parameters["beta"], self.epsilon)
         average = Statistics(state["mean"], state["variance"])
@@ -203,9 +167,7 @@ class BatchNorm:
             average = moving_average(average, batch, self.weight)
         return y, _named(backward, "gamma", "beta"), dict(average._asdict())
 
-    def predict(
-        self, parameters: Mapping[str, Array], state: Mapping[str, Array], x: Array
-    ) -> Array:
+    def predict(self, parameters: Arrays, state: Arrays, x: Array) -> Array:
         """Output at run time, by the moving averages."""
         average = Statistics(state["mean"], state["variance"])
         return batch_norm_at_run_time(
@@ -214,7 +176,7 @@ class BatchNorm:
 
 
 @dataclass(frozen=True)
-class Sequential:
+class Sequential(Layer):
     """Layers one after the other (eq. 19); itself a layer.
 
     Attributes:
@@ -223,9 +185,7 @@ class Sequential:
 
     layers: tuple[Layer, ...]
 
-    def initialise(
-        self, rng: np.random.Generator, dtype: DType = np.float32
-    ) -> tuple[Parameters, State]:
+    def initialise(self, rng: Generator, dtype: DType = np.float32) -> tuple[Parameters, State]:
         """Parameters and state of all layers."""
         parameters: Parameters = {}
         state: State = {}
@@ -235,9 +195,7 @@ class Sequential:
             state |= _prefixed(index, its_state)
         return parameters, state
 
-    def forward(
-        self, parameters: Mapping[str, Array], state: Mapping[str, Array], x: Array
-    ) -> tuple[Array, LayerBackward, State]:
+    def forward(self, parameters: Arrays, state: Arrays, x: Array) -> LayerForward:
         """Output in training, its backward pass (section 3.5), and the state after it."""
         backwards: list[LayerBackward] = []
         after: State = {}
@@ -255,9 +213,7 @@ class Sequential:
 
         return x, backward_all, after
 
-    def predict(
-        self, parameters: Mapping[str, Array], state: Mapping[str, Array], x: Array
-    ) -> Array:
+    def predict(self, parameters: Arrays, state: Arrays, x: Array) -> Array:
         """Output at run time."""
         for index, layer in enumerate(self.layers):
             x = layer.predict(_part(index, parameters), _part(index, state), x)
@@ -282,8 +238,8 @@ class TrainingStep(NamedTuple):
 
 def training_step(
     net: Layer,
-    parameters: Mapping[str, Array],
-    state: Mapping[str, Array],
+    parameters: Arrays,
+    state: Arrays,
     x: Float[np.ndarray, "R *shape"],
     y: Float[np.ndarray, "R C"] | Int[np.ndarray, "R"],
     loss: Callable[[Array, Array], tuple[Scalar, LossBackward]] = softmax_cross_entropy,
@@ -314,12 +270,12 @@ def _named(backward: Backward3, first: str, second: str) -> LayerBackward:
     return named
 
 
-def _prefixed(index: int, arrays: Mapping[str, Array]) -> dict[str, Array]:
+def _prefixed(index: int, arrays: Arrays) -> dict[str, Array]:
     """Names as they stand in the whole network."""
     return {f"{index}.{name}": array for name, array in arrays.items()}
 
 
-def _part(index: int, arrays: Mapping[str, Array]) -> dict[str, Array]:
+def _part(index: int, arrays: Arrays) -> dict[str, Array]:
     """Arrays of one layer, by their names in it."""
     prefix = f"{index}."
     return {

@@ -37,8 +37,7 @@ def mean_squared_error(
     loss: Scalar = np.square(difference).sum() / n
 
     def backward(dloss: float = 1.0) -> Array:
-        dy_hat: Array = y_hat.dtype.type(2 * dloss) / n * difference  # eq. 16
-        return dy_hat
+        return y_hat.dtype.type(2 * dloss) / n * difference  # eq. 16
 
     return loss, backward
 
@@ -68,8 +67,7 @@ def cross_entropy(
     def backward(dloss: float = 1.0) -> Array:
         with np.errstate(divide="ignore", over="ignore"):
             ratio = np.divide(y, y_hat, out=np.zeros_like(y_hat), where=y > 0)
-        dy_hat: Array = ratio * (y_hat.dtype.type(-dloss) / r)  # eq. 57, over R
-        return dy_hat
+        return ratio * (y_hat.dtype.type(-dloss) / r)  # eq. 57, over R
 
     return loss, backward
 
@@ -100,8 +98,7 @@ def softmax_cross_entropy(
 
     def backward(dloss: float = 1.0) -> Array:
         total = truth.sum(axis=1, keepdims=True)
-        dx: Array = (softmax(below)[0] * total - truth) * (x.dtype.type(dloss) / r)
-        return dx
+        return (softmax(below)[0] * total - truth) * (x.dtype.type(dloss) / r)
 
     return loss, backward
 

@@ -130,8 +130,7 @@ def cases(seed: int = 0) -> list[Case]:
 def _apart(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """Numbers around 0 in random order, none closer than 0.05 to another."""
     n = int(np.prod(shape))
-    apart: Array = (rng.permutation(n).reshape(shape) - n / 2) * 0.05
-    return apart
+    return (rng.permutation(n).reshape(shape) - n / 2) * 0.05
 
 
 def _at_run_time(

@@ -11,7 +11,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -23,30 +22,8 @@ Parameters = dict[str, Array]
 #: The learning rate at an iteration, counted from 0.
 Schedule = Callable[[int], float]
 ALL_ROWS = slice(None)
-
-
-class Mover(Protocol):
-    """What moves a parameter, or some rows of one, in one iteration."""
-
-    def __call__(
-        self,
-        name: str,
-        theta: Array,
-        gradient: Array,
-        rows: slice = ALL_ROWS,
-        scratch: Array | None = None,
-    ) -> None:
-        """Move it, in place.
-
-        Args:
-            name: of the parameter.
-            theta: those rows of it, written to.
-            gradient: ∂L/∂θ, of the shape of theta.
-            rows: which rows theta is.
-            scratch: memory of that shape to work in, the gradient's own if it is not needed any
-                more; by default new memory.
-        """
-        ...
+#: Moves a parameter, or some rows of one, in one iteration; its arguments: `Optimiser.mover`.
+Mover = Callable[..., None]
 
 
 def he_normal(
@@ -68,8 +45,7 @@ def he_normal(
     """
     if fan_in < 1:
         raise ValueError(f"fan_in must be at least 1, got {fan_in}")
-    weights: Array = (rng.standard_normal(shape) * np.sqrt(2 / fan_in)).astype(dtype)
-    return weights
+    return (rng.standard_normal(shape) * np.sqrt(2 / fan_in)).astype(dtype)
 
 
 @dataclass(frozen=True)
@@ -116,6 +92,12 @@ class Optimiser(ABC):
 
         `step` is this for all of them; who calls it directly adds 1 to ``memory["iteration"]``
         after the last.
+
+        Returns:
+            what moves one in place, ``move(name, theta, gradient, rows, scratch)``: the parameter's
+            name, the rows of it to be written to, their gradient ∂L/∂θ, which rows they are (by
+            default all), and memory of that shape to work in, the gradient's own if it is not
+            needed any more (by default new memory).
         """
         iteration = int(memory["iteration"])
         rate = self.learning_rate

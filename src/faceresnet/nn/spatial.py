@@ -41,10 +41,9 @@ def im2row(
     h_out, w_out = output_size((x.shape[2], x.shape[3]), kernel, stride, padding)
     windows = sliding_window_view(_pad(x, padding), kernel, axis=(2, 3))
     windows = windows[:, :, :: stride[0], :: stride[1]]  # (R, C, H_out, W_out, K_h, K_w)
-    rows: Array = windows.transpose(0, 2, 3, 1, 4, 5).reshape(
+    return windows.transpose(0, 2, 3, 1, 4, 5).reshape(
         x.shape[0] * h_out * w_out, x.shape[1] * kernel[0] * kernel[1]
     )
-    return rows
 
 
 def row2im(

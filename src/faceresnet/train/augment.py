@@ -10,7 +10,7 @@ Everything is a function of photos and a random generator, on whatever device th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import exp, log, sqrt
 
@@ -107,23 +107,9 @@ class Augmentation:
             raise ValueError(
                 "max_scale must be positive; stretch, shortfall and min_face not negative"
             )
-        for name in (
-            "fill",
-            "native",
-            "min_visible",
-            "flip",
-            "turn",
-            "cover",
-            "distract",
-            "empty",
-            "colour",
-            "grey",
-            "light",
-            "blur",
-            "noise",
-            "jpeg",
-        ):
-            if not 0 <= getattr(self, name) <= 1:
+        unbounded = ("max_scale", "stretch", "shortfall", "min_face")
+        for name in (f.name for f in fields(self) if isinstance(f.default, float)):
+            if name not in unbounded and not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
 
 

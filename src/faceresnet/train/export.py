@@ -32,6 +32,8 @@ from faceresnet.widerface import Photo
 TOLERANCE = 2e-3
 #: (batch, height, width) with which the exported file is checked: not the size it was traced with.
 CHECKED_SHAPES = ((1, 64, 64), (2, 96, 160), (1, 480, 640))
+#: px; longest side of the photos that set the ranges of an int8 network's activations.
+CALIBRATION_SIDE = 640
 
 
 def load_run(folder: Path, checkpoint: str | Path = "best") -> tuple[Recipe, FaceResNet]:
@@ -378,14 +380,9 @@ def _keep_in_float(proto: onnx.ModelProto, tensors: Sequence[str]) -> None:
 class CalibrationPhotos:
     """Photos as ONNX Runtime's calibration wants them: one input dictionary after another."""
 
-    def __init__(self, photos: Sequence[Photo], multiple: int, longest: int = 640) -> None:
-        self._inputs = self._read(photos, multiple, longest)
-
-    @staticmethod
-    def _read(photos: Sequence[Photo], multiple: int, longest: int) -> Any:
-        for photo in photos:
-            image = images.shrink(photo.read(), longest)
-            yield {INPUT: images.letterbox(image, multiple)[None]}
+    def __init__(self, photos: Sequence[Photo], multiple: int) -> None:
+        shrunk = (images.shrink(photo.read(), CALIBRATION_SIDE) for photo in photos)
+        self._inputs = ({INPUT: images.letterbox(image, multiple)[None]} for image in shrunk)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """The next input, None after the last."""

@@ -163,8 +163,7 @@ class LevelNorm(nn.Module):
 
     def forward(self, x: Tensor, level: int) -> Tensor:
         """(N, C, H, W) of one level, normalised."""
-        y: Tensor = self.norms[level](x)
-        return y
+        return self.norms[level](x)
 
 
 class ConvBlock(nn.Module):

@@ -209,14 +209,11 @@ def paper() -> Recipe:
 
 
 def faceresnet_n_wide() -> Recipe:
-    """The first of eleven parts of the small model: a wider network than that which is shipped.
-
-    ``faceresnet train --recipe faceresnet-n-wide --data DIR --out RUN1``
+    """Part 1 of scripts/train-faceresnet-n.sh: a wider network than that which is shipped.
 
     A ResNet of seven basic blocks, 32 to 128 channels, and a pyramid of four levels. Two CPU cores
     in bfloat16: 1 h 50 min for 8,750 iterations, with numbers that moved on the way to these and
     250 left out; AP .905 on facecount and .411 on wider_small (docs/results.md).
-    `faceresnet_n_native` goes on.
     """
     return Recipe(
         name="faceresnet-n-wide",
@@ -255,10 +252,7 @@ def faceresnet_n_wide() -> Recipe:
 
 
 def faceresnet_n_native() -> Recipe:
-    """The second part: tiny faces as they are, not large ones scaled down.
-
-    ``faceresnet train --recipe faceresnet-n-native --init RUN1/checkpoints/last.ckpt --data DIR
-    --out RUN2``
+    """Part 2 of scripts/train-faceresnet-n.sh: tiny faces as they are, not large ones scaled down.
 
     WIDER FACE's annotators drew tiny faces tighter than large ones, and cameras blur them otherwise
     than scaling does: three in five single photos keep their own size. 12 minutes on two CPU cores;
@@ -281,10 +275,7 @@ def faceresnet_n_native() -> Recipe:
 
 
 def faceresnet_n_self() -> Recipe:
-    """The third part: photos whose labels the model itself has mended.
-
-    ``faceresnet train --recipe faceresnet-n-self --init RUN2/checkpoints/last.ckpt --data DIR2
-    --out RUN3``, where ``faceresnet data relabel`` made DIR2
+    """Part 3 of scripts/train-faceresnet-n.sh: photos whose labels the model itself has mended.
 
     Crowds are drawn more often, as the faces in their ignored heads are labelled now, and more
     images are blurred.
@@ -305,11 +296,7 @@ def faceresnet_n_self() -> Recipe:
 
 
 def faceresnet_n_corrected() -> Recipe:
-    """The fourth part: corrected labels, harder pictures, larger faces.
-
-    ``faceresnet train --recipe faceresnet-n-corrected --init RUN3/checkpoints/last.ckpt
-    --data DIR3 --out RUN4``, where ``faceresnet data correct`` made DIR3
-    """
+    """Part 4 of scripts/train-faceresnet-n.sh: corrected labels, harder pictures, larger faces."""
     before = faceresnet_n_self()
     return replace(
         before,
@@ -328,10 +315,7 @@ def faceresnet_n_corrected() -> Recipe:
 
 
 def faceresnet_n_narrow() -> Recipe:
-    """The fifth part: a network of half the arithmetic.
-
-    ``faceresnet train --recipe faceresnet-n-narrow --init RUN4/checkpoints/last.ckpt --reshape
-    narrow --data DIR3 --out RUN5``
+    """Part 5 of scripts/train-faceresnet-n.sh: a network of half the arithmetic.
 
     It starts from the strongest filters of the wider network: 48 instead of 64 channels at stride
     8, one head for scores and boxes, no smoothing of the pyramid, three anchors a place on three
@@ -360,11 +344,7 @@ def faceresnet_n_narrow() -> Recipe:
 
 
 def faceresnet_n_deep() -> Recipe:
-    """The sixth part: wider and deeper where that costs an int8 network least.
-
-    ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-n-deep --init
-    RUN5/checkpoints/last.ckpt --reshape widen --data DIR3 --out RUN6 --accelerator cpu --devices 2
-    --strategy ddp --workers 0``
+    """Part 6 of scripts/train-faceresnet-n.sh: wider and deeper where int8 makes that cheapest.
 
     It computes at first what the narrow network does, but has 64 to 256 channels from stride 8 on,
     a third block at stride 16, a pyramid of 64; 2.87 GMAC at 640×480. Each of two processes has 16
@@ -384,11 +364,7 @@ def faceresnet_n_deep() -> Recipe:
 
 
 def faceresnet_n_balanced() -> Recipe:
-    """The seventh part: every face counts, not every anchor.
-
-    ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-n-balanced --init
-    RUN6/checkpoints/best.ckpt --data DIR3 --out RUN7 --accelerator cpu --devices 2 --strategy ddp
-    --workers 0``
+    """Part 7 of scripts/train-faceresnet-n.sh: every face counts, not every anchor.
 
     The same network learns that a box is right from an IoU of .6 on, too. Stopped after 9,300
     iterations and 1 h 25 min on two cores with AMX; AP .906 on facecount and .497 on wider_small in
@@ -411,13 +387,7 @@ def faceresnet_n_balanced() -> Recipe:
 
 
 def faceresnet_n_harder() -> Recipe:
-    """The eighth part: harder photos, and nothing that adds nothing.
-
-    ``faceresnet export RUN7 --narrow faceresnet-n-harder --out START.safetensors``, then
-    ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-n-harder --init START.safetensors
-    --data DIR3 --out RUN8 --accelerator cpu --devices 2 --strategy ddp --workers 0``, then
-    ``faceresnet export RUN8 --checkpoint last --average START.safetensors --out
-    ORIGINAL.safetensors``
+    """Part 8 of scripts/train-faceresnet-n.sh: harder photos, and nothing that adds nothing.
 
     The third block at stride 16 and half the filters at stride 32 turned out to add nothing, so
     they go; 2.07 GMAC at 640×480. The mean of its weights and those it started from finds more of
@@ -445,19 +415,14 @@ def faceresnet_n_harder() -> Recipe:
 
 
 def faceresnet_n() -> Recipe:
-    """The small model: real time on two CPU cores.
+    """The small model, real time on two CPU cores; part 9 of scripts/train-faceresnet-n.sh.
 
-    ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-n --imitate ORIGINAL.safetensors --data
-    DIR3 --out RUN9 --accelerator cpu --devices 2 --strategy ddp --workers 0 --set
-    schedule.iterations=5000 --set schedule.warmup=100 --set schedule.weight_decay=0``
-
-    The ninth of its eleven parts (scripts/train-faceresnet-n.sh): the blocks become thinner inside,
-    1.71 GMAC at 640×480, and learn to compute what they did before, not from labels. 52 minutes on
-    two cores beside other work. The tenth starts from the mean of two averages with a decay of
-    .998, after 1,250 and 5,000 iterations; AP .904 on facecount and .508 on wider_small in fp32,
-    its boxes tightened by 1 px (docs/experiments.md, step 43); the earlier parts were measured
-    before that. The longer average of this recipe comes near it in one run; it has not been
-    measured.
+    The blocks become thinner inside, 1.71 GMAC at 640×480, and learn to compute what they did
+    before, not from labels. 52 minutes on two cores beside other work. The tenth part starts from
+    the mean of two averages with a decay of .998, after 1,250 and 5,000 iterations; AP .904 on
+    facecount and .508 on wider_small in fp32, its boxes tightened by 1 px (docs/experiments.md,
+    step 43); the earlier parts were measured before that. The longer average of this recipe comes
+    near it in one run; it has not been measured.
     """
     before = faceresnet_n_harder()
     return replace(
@@ -468,17 +433,13 @@ def faceresnet_n() -> Recipe:
 
 
 def faceresnet_n_taught() -> Recipe:
-    """The tenth part: taught by itself and YuNet, which looks closer and has seen more crowds.
+    """Part 10 of scripts/train-faceresnet-n.sh: taught by itself and YuNet, which looks closer.
 
-    ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-n-taught --init MEAN.safetensors
-    --teacher MEAN.onnx --yunet YUNET.onnx --data DIR3 --out RUN10 --accelerator cpu --devices 2
-    --strategy ddp --workers 0``, then the mean of its weights and those it started from (``export
-    --average``)
-
-    Nothing is learnt from labels. The last part starts from the mean of what it started from and of
-    two such runs: 4,000 iterations in which YuNet's share was .5, γ 2 and the augmentation that of
-    `faceresnet_n`, then, from the mean of the first two, 1,750 with these numbers; AP .901 on
-    facecount and .519 on wider_small in fp32 (docs/experiments.md, 47 and 48).
+    YuNet has seen more crowds, too. Nothing is learnt from labels. The last part starts from the
+    mean of what it started from and of two such runs: 4,000 iterations in which YuNet's share was
+    .5, γ 2 and the augmentation that of `faceresnet_n`, then, from the mean of the first two, 1,750
+    with these numbers; AP .901 on facecount and .519 on wider_small in fp32 (docs/experiments.md,
+    47 and 48).
     """
     before = faceresnet_n()
     return replace(
@@ -495,15 +456,10 @@ def faceresnet_n_taught() -> Recipe:
 
 
 def faceresnet_n_negatives() -> Recipe:
-    """The last part: images without a face, of which it unlearns what it sees there.
+    """Part 11 of scripts/train-faceresnet-n.sh: unlearning what it sees in images without a face.
 
-    ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-n-negatives --imitate MEAN.safetensors
-    --data DIR3 --out RUN11 --accelerator cpu --devices 2 --strategy ddp --workers 0``, then the
-    mean of its weights and those it started from, with .37 added to all logits (``export --average
-    --shift``)
-
-    In all other images it learns to compute what it did, so nothing comes from labels but where no
-    face is. 14 minutes on two cores beside other work; AP of the mean .902 on facecount and .515 on
+    In all others it learns to compute what it did, so nothing comes from labels but where no face
+    is. 14 minutes on two cores beside other work; AP of the mean .902 on facecount and .515 on
     wider_small in fp32 (docs/experiments.md, 52).
     """
     before = faceresnet_n_taught()
@@ -573,7 +529,7 @@ def faceresnet_50_crops() -> Recipe:
 
     ``OMP_NUM_THREADS=1 faceresnet train --recipe faceresnet-50-crops --init ORIGINAL.safetensors
     --reshape grow --data DIR3 --out CROPS --accelerator cpu --devices 2 --strategy ddp --workers 0
-    --compile``, with the weights of `faceresnet_n_harder`
+    --compile``, with the weights of `faceresnet_n_harder` and, in DIR3, the data of its part
 
     Each of two processes has 8 images of the batch and a core of its own. Stopped after 4,400
     iterations and 1 h 59 min on two cores with AMX, beside other work; AP .897 on facecount and
@@ -663,23 +619,26 @@ def faceresnet_50_taught() -> Recipe:
 
 
 RECIPES = {
-    "paper": paper,
-    "faceresnet-50": faceresnet_50,
-    "faceresnet-50-crops": faceresnet_50_crops,
-    "faceresnet-50-cpu": faceresnet_50_cpu,
-    "faceresnet-50-thin": faceresnet_50_thin,
-    "faceresnet-50-taught": faceresnet_50_taught,
-    "faceresnet-n": faceresnet_n,
-    "faceresnet-n-taught": faceresnet_n_taught,
-    "faceresnet-n-negatives": faceresnet_n_negatives,
-    "faceresnet-n-wide": faceresnet_n_wide,
-    "faceresnet-n-native": faceresnet_n_native,
-    "faceresnet-n-self": faceresnet_n_self,
-    "faceresnet-n-corrected": faceresnet_n_corrected,
-    "faceresnet-n-narrow": faceresnet_n_narrow,
-    "faceresnet-n-deep": faceresnet_n_deep,
-    "faceresnet-n-balanced": faceresnet_n_balanced,
-    "faceresnet-n-harder": faceresnet_n_harder,
+    make.__name__.replace("_", "-"): make
+    for make in (
+        paper,
+        faceresnet_50,
+        faceresnet_50_crops,
+        faceresnet_50_cpu,
+        faceresnet_50_thin,
+        faceresnet_50_taught,
+        faceresnet_n,
+        faceresnet_n_taught,
+        faceresnet_n_negatives,
+        faceresnet_n_wide,
+        faceresnet_n_native,
+        faceresnet_n_self,
+        faceresnet_n_corrected,
+        faceresnet_n_narrow,
+        faceresnet_n_deep,
+        faceresnet_n_balanced,
+        faceresnet_n_harder,
+    )
 }
 
 

@@ -65,10 +65,9 @@ def from_json(kind: type[T], values: dict[str, Any]) -> T:
         ValueError: these are not the values of one.
     """
     try:
-        result: T = _build(kind, values)
+        return _build(kind, values)
     except _Misfit as error:
         raise ValueError(f"expected {error}") from error
-    return result
 
 
 class _Misfit(ValueError):

@@ -6,7 +6,7 @@ so that nothing loops over photos or pads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,7 @@ from faceresnet.anchors import Level
 NEAR_IOU = 0.3
 
 
-@dataclass(frozen=True)
-class Faces:
+class Faces(NamedTuple):
     """The ground truth of a batch of N images.
 
     Attributes:
@@ -33,20 +32,12 @@ class Faces:
     ignore: Tensor
     score: Tensor
 
-    def to(self, device: torch.device | str) -> Faces:
-        """The same faces on another device."""
-        return Faces(*(column.to(device) for column in self._columns()))
-
     def none(self) -> Faces:
         """No faces, of the same types on the same device."""
-        return Faces(*(column[:0] for column in self._columns()))
-
-    def _columns(self) -> tuple[Tensor, ...]:
-        return self.boxes, self.image, self.ignore, self.score
+        return Faces(*(column[:0] for column in self))
 
 
-@dataclass(frozen=True)
-class Targets:
+class Targets(NamedTuple):
     """What the loss asks of each anchor.
 
     Attributes:
@@ -62,17 +53,6 @@ class Targets:
     face: Tensor
     score: Tensor
     ignored: Tensor
-
-    def to(self, device: torch.device | str) -> Targets:
-        """The same targets on another device; from pinned memory without waiting."""
-        return Targets(*(t.to(device, non_blocking=True) for t in self._tensors()))
-
-    def pin_memory(self) -> Targets:
-        """The same targets in memory that a GPU reads by itself."""
-        return Targets(*(t.pin_memory() for t in self._tensors()))
-
-    def _tensors(self) -> tuple[Tensor, ...]:
-        return self.positive, self.boxes, self.face, self.score, self.ignored
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:

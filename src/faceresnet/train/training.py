@@ -1,4 +1,4 @@
-"""One network learning by one recipe, as Lightning wants it said: what a step is."""
+"""One network learning by one recipe, as Lightning wants it said: its steps, its validation."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor
 
+from faceresnet import images
 from faceresnet.anchors import make_anchors
+from faceresnet.detections import Detections
+from faceresnet.detector import postprocess
 from faceresnet.errors import TrainingError
-from faceresnet.evaluation import evaluate, predict
+from faceresnet.evaluation import evaluate
+from faceresnet.protocols import EVALUATION_THRESHOLD, predict
+from faceresnet.spec import ModelSpec
 from faceresnet.train.batches import Batch
 from faceresnet.train.imitation import imitation_loss
 from faceresnet.train.losses import detection_loss
 from faceresnet.train.model import FaceResNet
 from faceresnet.train.recipes import Recipe
 from faceresnet.train.runs import LAST, make_spec
-from faceresnet.train.validation import TorchDetector
 from faceresnet.widerface import Photo
 
 
@@ -151,6 +156,32 @@ class Training(lightning.LightningModule):
         for event, curve in report.events.items():
             if not math.isnan(curve.ap):  # an event without faces
                 self.log(f"ap/{event}", curve.ap, batch_size=1, sync_dist=True)
+
+
+class TorchDetector:
+    """A network in training as a detector: letterbox, forward, and the shared `postprocess`."""
+
+    def __init__(self, model: FaceResNet, spec: ModelSpec) -> None:
+        self.model, self.spec = model, spec
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray) -> Detections:
+        """Detect in (H, W, 3) uint8 RGB, down to the lowest score an evaluation needs."""
+        padded = images.letterbox(image, self.spec.size_multiple)
+        device = next(self.model.parameters()).device
+        # Not model(...): what is compiled for the training images' size would be so again for each.
+        logits, deltas = self.model.forward(torch.tensor(padded, device=device)[None])
+        anchors = make_anchors(self.spec.levels, (padded.shape[0], padded.shape[1]))
+        size = (image.shape[0], image.shape[1])
+        boxes, scores = postprocess(
+            logits[0].float().cpu().numpy(),
+            deltas[0].float().cpu().numpy(),
+            anchors,
+            self.spec,
+            EVALUATION_THRESHOLD,
+            size,
+        )
+        return Detections(boxes, scores, size)
 
 
 def _relocate(value: Any, old: str, new: str) -> Any:

@@ -65,8 +65,7 @@ class YuNet:
 
     def infer(self, blob: Float32[np.ndarray, "N 3 Y X"]) -> list[np.ndarray]:
         """Run the network: three outputs each of class, objectness, box and landmarks."""
-        outputs: list[np.ndarray] = self._session.run(None, {self._input: blob})
-        return outputs
+        return self._session.run(None, {self._input: blob})
 
     def finish(
         self, outputs: list[np.ndarray], size: tuple[int, int]
@@ -92,8 +91,7 @@ class YuNet:
         faces = np.concatenate(found).astype(np.float32)
         opencv: Any = cv2.dnn  # its types know lists only
         kept = opencv.NMSBoxes(faces[:, :4], faces[:, 4], self._threshold, NMS_IOU)
-        best: np.ndarray = faces[np.asarray(kept, dtype=int).reshape(-1)]
-        return best
+        return faces[np.asarray(kept, dtype=int).reshape(-1)]
 
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Detections:
         """Faces of an RGB image."""

@@ -4,7 +4,7 @@ import numpy as np
 
 from faceresnet.train.model import FaceResNet
 from faceresnet.train.runs import make_spec
-from faceresnet.train.validation import TorchDetector
+from faceresnet.train.training import TorchDetector
 from train.samples import small_network, small_recipe
 
 
