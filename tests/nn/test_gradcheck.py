@@ -85,6 +85,8 @@ def test_a_nan_along_a_later_direction_is_not_taken_for_a_right_derivative():
 def test_a_backward_pass_of_the_wrong_form_is_refused():
     with pytest.raises(ValueError, match="one derivative for each of x, w, got 1"):
         gradcheck(lambda x, w: (x, lambda dy: dy), {"x": np.ones(2), "w": np.ones(2)})
+    with pytest.raises(ValueError, match=r"arrays by name, as \{'x': x\}, got list"):
+        gradcheck(tanh, [np.ones(2)])
     with pytest.raises(ValueError, match=r"by x must have its shape \(2,\), got \(1,\)"):
         gradcheck(lambda x: (x, lambda dy: dy[:1]), {"x": np.ones(2)})
 

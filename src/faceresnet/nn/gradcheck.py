@@ -74,9 +74,11 @@ def gradcheck(
         One error for each array, in their order.
 
     Raises:
-        ValueError: when backward returns another number of derivatives than there are inputs, or
-            one whose shape is not that of its input.
+        ValueError: when the inputs have no names, or backward returns another number of derivatives
+            than there are inputs, or one whose shape is not that of its input.
     """
+    if not isinstance(inputs, Mapping):
+        raise ValueError(f"inputs are arrays by name, as {{'x': x}}, got {type(inputs).__name__}")
     rng = np.random.default_rng(seed)
     arrays = {name: np.array(one, dtype=np.float64) for name, one in inputs.items()}
     y, backward, *_ = operation(*arrays.values())
