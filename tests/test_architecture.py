@@ -17,7 +17,7 @@ LAYERS = [
     {"engine", "pyramid", "weights", "video"}
     | {"difficulties", "evaluation", "evaluation_report", "matching", "protocols"}
     | {"relabel", "shards", "widerface_download"},
-    {"corrections", "detector"},
+    {"convert", "corrections", "detector"},
     {"apps", "train", "digits"},
     {"cli", "__main__"},
 ]

@@ -131,22 +131,37 @@ def _link_photos(root: Path, out: Path, splits: Collection[str]) -> None:
             made then.
         OSError: it cannot be written.
     """
-    missing = []
+    places = []
     for split in splits:
         old, new = Layout(root, split), Layout(out, split)
         if old.labels.exists() and new.labels.exists() and new.labels.samefile(old.labels):
             raise DataError(f"{new.labels} is the list as annotated: name another --out")
-        for there, here in (
-            (old.images.parent, new.images.parent),
-            (old.images_archive, new.images_archive),
-        ):
-            if not os.path.lexists(here):
-                missing.append((there, here))
-            elif not (there.exists() and here.exists() and here.samefile(there)):
-                raise DataError(f"{here} holds photos of another data set: name another --out")
+        places.append((old.images.parent, new.images.parent))
+        places.append((old.images_archive, new.images_archive))
+    link_photos(places)
     (out / "wider_face_split").mkdir(parents=True, exist_ok=True)
+
+
+def link_photos(places: Iterable[tuple[Path, Path]]) -> None:
+    """Link to photos.
+
+    Args:
+        places: where photos lie, and where the link to them goes; what is missing stays so, and
+            links that are there already stay.
+
+    Raises:
+        DataError: other photos are where a link goes; none is made then.
+        OSError: it cannot be written.
+    """
+    missing = []
+    for there, here in places:
+        if not os.path.lexists(here):
+            missing.append((there, here))
+        elif not (there.exists() and here.exists() and here.samefile(there)):
+            raise DataError(f"{here} holds photos of another data set: name another --out")
     for there, here in missing:
         if there.exists():
+            here.parent.mkdir(parents=True, exist_ok=True)
             here.symlink_to(there.resolve(), target_is_directory=there.is_dir())
 
 

@@ -37,6 +37,7 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -254,12 +255,26 @@ def _read_labels(layout: Layout) -> tuple[str, str]:
     other = next(split for split in SPLITS if split != layout.split)
     has_other = Layout(layout.root, other).labels.is_file()
     hint = f" (it has the {other} split only)" if has_other else ""
+    if label_format(layout.root) is None:
+        way = (
+            "'faceresnet data widerface --out DIR' downloads WIDER FACE; for your own photos see "
+            "the layout in 'python -m pydoc faceresnet.widerface'."
+        )
+    else:
+        way = f"'faceresnet data convert {layout.root} --out DIR' makes one of such labels."
     raise DataError(
         f"{layout.root} has no {layout.split} split{hint}: expected "
-        f"{layout.labels.relative_to(layout.root)} or {layout.labels_archive.name}. "
-        "'faceresnet data widerface --out DIR' downloads WIDER FACE; for your own photos see the "
-        "layout in 'python -m pydoc faceresnet.widerface'."
+        f"{layout.labels.relative_to(layout.root)} or {layout.labels_archive.name}. {way}"
     )
+
+
+def label_format(path: Path) -> str | None:
+    """Whose labels lie there, if not WIDER FACE's: "yolo", "coco" or "voc"."""
+    if path.is_file():
+        return {".yaml": "yolo", ".yml": "yolo", ".json": "coco"}.get(path.suffix.lower())
+    if any((path / name).exists() for name in ("data.yaml", "data.yml", "labels")):
+        return "yolo"
+    return "voc" if next(chain(path.glob("*.xml"), path.glob("*/*.xml")), None) else None
 
 
 def _parse_labels(

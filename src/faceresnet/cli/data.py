@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from faceresnet.cli.failures import said
 from faceresnet.cli.options import Enlarge, Model, Threads
 from faceresnet.cli.progress import count, progress
 from faceresnet.cli.signals import sigterm_interrupts
@@ -190,6 +191,78 @@ def correct(
         rows = count(sum(len(known[name]) for name in others), "correction")
         typer.echo(f"left out {rows} of other photos, {others[0]} first", err=True)
     typer.echo(changes(out, splits["train"], counts["train"]))
+
+
+@data.command()
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="YOLO's data.yaml, COCO's .json, or a folder of Pascal VOC's .xml.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(help="The new data set, or one without this split.", metavar="DIR"),
+    ],
+    split: Annotated[
+        str, typer.Option(help="train or val; convert one after the other.")
+    ] = "train",
+    class_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            help="Class that is a face; may be given again.",
+            show_default="face or faces, or the only one",
+        ),
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help="yolo, coco or voc.", show_default="what is there")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the photos of COCO or VOC lie.",
+            metavar="DIR",
+            show_default="beside the labels",
+        ),
+    ] = None,
+    event: Annotated[str, typer.Option(help="Folder that the photos appear in.")] = "photos",
+) -> None:
+    """Make a data set of photos with YOLO, COCO or Pascal VOC labels: lists, and links to them.
+
+    Crowds of COCO are ignored, neither face nor background. Needs the extra [supervision].
+    """
+    from faceresnet import convert as convert_
+    from faceresnet.widerface import Layout
+
+    with sigterm_interrupts():
+        photos, notes = convert_.convert(
+            source,
+            out,
+            split=split,
+            format=format,
+            photos=images,
+            classes=class_ or (),
+            event=event,
+            progress=progress("looking at photos", None),
+        )
+    if notes:
+        typer.echo(f"faceresnet: {said(convert_.describe(notes))}", err=True)
+    ignored = sum(int(photo.ignore.sum()) for photo in photos)
+    faces = sum(len(photo.faces) for photo in photos) - ignored
+    shown = f"{count(len(photos), 'photo')}, {count(faces, 'face')}, {ignored:,} ignored"
+    typer.echo(f"{out}, {split}: {shown}")
+    if not Layout(out, "train").exists():
+        typer.echo(f"Next: faceresnet data convert … --split train --out {out}")
+        return
+    typer.echo(
+        f"Next: faceresnet train --init faceresnet-n --data {out} --out RUN "
+        "--set schedule.iterations=1000 --set schedule.rate=3e-4 "
+        "--set augmentation.shortfall=0 --set excess=0\n"
+        "The last two are for exact boxes; leave them out if x2 y2 name the last pixel of a face."
+    )
 
 
 @contextmanager

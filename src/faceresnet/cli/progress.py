@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def progress(title: str, total: int) -> Callable[[Iterable[T]], Iterable[T]]:
+def progress(title: str, total: int | None) -> Callable[[Iterable[T]], Iterable[T]]:
     """A bar on standard error around an iterator; nothing where it is no terminal."""
     from rich.console import Console
     from rich.progress import track
