@@ -123,6 +123,8 @@ def test_workers_end_with_a_parent_that_was_killed(blob_model):
 
 def test_a_worker_that_died_holds_nothing(tmp_path, monkeypatch):
     """Whatever it had counted as waiting or ready when it was killed."""
+    import prometheus_client  # noqa: F401  what it finds when first imported holds for all tests
+
     monkeypatch.setenv(MULTIPROCESS_VARIABLE, str(tmp_path))
     files = [f"{what}_{pid}.db" for what in ("counter", "gauge_livesum") for pid in (11, 12)]
     for name in files:
