@@ -16,7 +16,7 @@ LAYERS = [
     {"spec", "detections", "widerface"},
     {"engine", "pyramid", "weights", "video"}
     | {"difficulties", "evaluation", "evaluation_report", "matching", "protocols"}
-    | {"relabel", "shards", "widerface_download"},
+    | {"label_formats", "relabel", "shards", "widerface_download"},
     {"convert", "corrections", "detector"},
     {"apps", "train", "digits"},
     {"cli", "__main__"},

@@ -15,7 +15,7 @@ from faceresnet.convert import convert, describe
 from faceresnet.errors import DataError, MissingExtraError
 from faceresnet.widerface import read_split
 
-pytest.importorskip("supervision", reason="pip install 'faceresnet[supervision]'")
+pytest.importorskip("yaml", reason="pip install 'faceresnet[train]'")
 
 SIZE = (80, 160)
 FACE, OTHER, CROWD = (10, 10, 30, 34), (50, 10, 90, 60), (100, 8, 140, 48)
@@ -441,8 +441,8 @@ def test_nothing_is_left_where_the_list_cannot_be_written(yolo, tmp_path, monkey
 
 
 def test_without_the_extra_it_says_what_to_install(yolo, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "supervision", None)
-    with pytest.raises(MissingExtraError, match=r"\.\[supervision\]"):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(MissingExtraError, match=r"\.\[train\]"):
         convert(yolo, tmp_path / "out")
 
 

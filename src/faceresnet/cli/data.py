@@ -232,7 +232,7 @@ def convert(
 ) -> None:
     """Make a data set of photos with YOLO, COCO or Pascal VOC labels: lists, and links to them.
 
-    Crowds of COCO are ignored, neither face nor background. Needs the extra [supervision].
+    Crowds of COCO are ignored, neither face nor background.
     """
     from faceresnet import convert as convert_
     from faceresnet.widerface import Layout
