@@ -138,7 +138,7 @@ def test_selects_events(root: Path) -> None:
         ("x/a.jpg\n2\n1 2 3 4\n", 4, "expected face 2 of 2 of x/a.jpg"),
         ("x/a.jpg\n2\n1 2 3 4\nx/b.jpg\n0\n", 4, "found 'x/b.jpg'"),
         ("x/a.jpg\n1\n1 2 3\n", 3, "found '1 2 3'"),
-        ("x/a.jpg\n1\n.7 .3 .05 .06\n", 3, "a face of 0.05×0.06 px, smaller than a pixel"),
+        ("x/a.jpg\n1\n.7 .3 .05 .06\n", 3, "the face '.7 .3 .05 .06' lies within the first pixel"),
         ("x/a.jpg\n1\n1 2 nan 4\n", 3, "found '1 2 nan 4'"),
         ("x/a.jpg\n1\n1e39 1 1e39 50\n", 3, "found '1e39 1 1e39 50'"),
         ("x/a.jpg\n" + "9" * 5000 + "\n", 2, "expected the number of faces of x/a.jpg"),

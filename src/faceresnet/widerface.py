@@ -307,10 +307,10 @@ def _parse_labels(
                     f"{source}, line {at + 1}: expected face {index + 1} of {count} of {name} as "
                     f"'x y w h' and flags, found {found!r}."
                 )
-            if 0 < row[2] < 1 and 0 < row[3] < 1:
+            if all(0 <= number <= 1 for number in row[:4]) and 0 < row[2] * row[3] < 1:
                 raise DataError(
-                    f"{source}, line {at + 1}: a face of {row[2]:g}×{row[3]:g} px, smaller than a "
-                    "pixel: boxes are 'x y w h' in px, not in parts of the photo."
+                    f"{source}, line {at + 1}: the face {lines[at]!r} lies within the first pixel: "
+                    "boxes are 'x y w h' in px, not in parts of the photo."
                 )
             rows.append(row)
             at += 1
