@@ -36,7 +36,7 @@ def main() -> None:
     detectors: dict[str, Detect] = {}
     for name in arguments.model or ["faceresnet-n"]:
         detector = open_detector(name, arguments.protocol)
-        detectors[name] = replace(detector, turned=arguments.turned)
+        detectors[name] = replace(detector, turned=True) if arguments.turned else detector
     detectors |= open_peers(arguments, EVALUATION_THRESHOLD)
     photos = read_split(arguments.data, "val")
     table = Table("detector", "set", "photos", "faces", "AP (plain AP)", box=None)

@@ -13,10 +13,10 @@ ROOT = Path(faceresnet.__file__).parent
 LAYERS = [
     {"atomic", "errors", "processors", "telemetry"},
     {"boxes", "anchors", "download", "images"},
-    {"spec", "detections", "widerface"},
+    {"spec", "detections", "label_formats", "widerface"},
     {"engine", "pyramid", "weights", "video"}
     | {"difficulties", "evaluation", "evaluation_report", "matching", "protocols"}
-    | {"label_formats", "relabel", "shards", "widerface_download"},
+    | {"relabel", "shards", "widerface_download"},
     {"convert", "corrections", "detector"},
     {"apps", "train", "digits"},
     {"cli", "__main__"},

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import run_cli
 from faceresnet import convert as convert_
 from faceresnet import images
-from faceresnet.cli import main
 from faceresnet.convert import convert, describe
 from faceresnet.errors import DataError, MissingExtraError
 from faceresnet.widerface import read_split
@@ -118,10 +118,7 @@ def labels(out, split="train"):
 
 def run(capsys, *arguments):
     """Status, standard output and standard error of a command."""
-    with pytest.raises(SystemExit) as stopped:
-        main(["data", "convert", *map(str, arguments)])
-    printed = capsys.readouterr()
-    return stopped.value.code, printed.out, printed.err
+    return run_cli(capsys, "data", "convert", *arguments)
 
 
 # --- formats ---
@@ -479,8 +476,8 @@ def test_a_network_learns_from_it(capsys, tmp_path):
         **{"network.planes": "(16,16,16,32)", "network.inner": "()", "network.pyramid": 16},
         **{"network.depths": "(1,1,1,1)"},
     }
-    where = ["--data", str(tmp_path / "out"), "--out", str(tmp_path / "run")]
-    with pytest.raises(SystemExit) as stopped:
-        main(["train", *where, *options(small), "--workers", "0", "--accelerator", "cpu"])
-    assert stopped.value.code == 0, capsys.readouterr().err
+    where = ["--data", tmp_path / "out", "--out", tmp_path / "run"]
+    machine = ["--workers", "0", "--accelerator", "cpu"]
+    status, _, errors = run_cli(capsys, "train", *where, *options(small), *machine)
+    assert status == 0, errors
     assert (tmp_path / "run/checkpoints/last.ckpt").exists()

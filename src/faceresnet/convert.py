@@ -15,9 +15,9 @@ from faceresnet import boxes as boxes_
 from faceresnet import images
 from faceresnet.atomic import replacing
 from faceresnet.errors import DataError, while_writing
-from faceresnet.label_formats import NO_AREA, READERS, Found, Labels, Note
+from faceresnet.label_formats import NO_AREA, READERS, Found, Labels, Note, label_format
 from faceresnet.relabel import link_photos
-from faceresnet.widerface import Layout, Photo, format_labels, label_format
+from faceresnet.widerface import Layout, Photo, format_labels
 
 #: px; boxes that lie farther outside are counted as clipped. Nearer is rounding.
 ROUNDING = 0.5

@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -61,8 +62,17 @@ class Labels:
             self.notes[thing, what] += kept
 
 
-def _photos(labels: Labels, folder: Path) -> list[Path]:
-    """Photos below a folder, none that is hidden; tells of what else lies there.
+def label_format(path: Path) -> str | None:
+    """Whose labels lie there, if not WIDER FACE's: "yolo", "coco" or "voc"."""
+    if path.is_file():
+        return {".yaml": "yolo", ".yml": "yolo", ".json": "coco"}.get(path.suffix.lower())
+    if any((path / name).exists() for name in (*YAMLS, "labels")):
+        return "yolo"
+    return "voc" if next(chain(path.glob("*.xml"), path.glob("*/*.xml")), None) else None
+
+
+def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files below a folder, sorted, none that is hidden, and linked folders, not looked into.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -72,15 +82,26 @@ def _photos(labels: Labels, folder: Path) -> list[Path]:
         raise DataError(f"cannot list {error.filename}: {reason(error)}") from error
 
     files: list[Path] = []
+    links: list[Path] = []
     for place, folders, names in os.walk(_absolute(folder), onerror=refuse):
         folders[:] = (name for name in folders if not name.startswith("."))
         files += (Path(place, name) for name in names if not name.startswith("."))
-        links = (path for name in folders if (path := Path(place, name)).is_symlink())
-        labels.note("linked folder", "not looked into", links)
+        links += (path for name in folders if (path := Path(place, name)).is_symlink())
+    return sorted(files), links
+
+
+def _photos(labels: Labels, folder: Path) -> list[Path]:
+    """Photos below a folder; tells of what else lies there.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    files, links = _walk(folder)
+    labels.note("linked folder", "not looked into", links)
     known = images.SUFFIXES | images.COMPANIONS | {".yaml", ".yml", ".cache"}
-    others = sorted(path for path in files if path.suffix.lower() not in known)
+    others = [path for path in files if path.suffix.lower() not in known]
     labels.note("file", "left out, not named as photos are", others)
-    return sorted(path for path in files if path.suffix.lower() in images.SUFFIXES)
+    return [path for path in files if path.suffix.lower() in images.SUFFIXES]
 
 
 def _read(labels: Labels, files: dict[Path, Path], read: Callable[[Path], Found]) -> None:
@@ -242,9 +263,8 @@ def _voc(source: Path, photos: Path | None, split: str) -> Labels:
         if stems is None or photo.stem in stems:
             by_stem[photo.stem].append(photo)
     files = {}
-    for file in sorted(_absolute(source).rglob("*.[xX][mM][lL]")):
-        hidden = any(part.startswith(".") for part in file.relative_to(_absolute(source)).parts)
-        if hidden or (stems is not None and file.stem not in stems):
+    for file in _walk(source)[0]:
+        if file.suffix.lower() != ".xml" or (stems is not None and file.stem not in stems):
             continue
         same = by_stem.get(file.stem, [])
         near = [photo for photo in same if photo.parent == file.parent]

@@ -41,6 +41,11 @@ def shipped() -> dict[str, Path]:
     return dict(sorted((path.stem, path) for path in SHIPPED.glob("*.onnx")))
 
 
+def own_file(model: str | os.PathLike[str]) -> Path | None:
+    """The user's file that a model's name means; None for a shipped model."""
+    return None if os.fspath(model) in shipped() else Path(model)
+
+
 def locate(model: str | os.PathLike[str] = DEFAULT_MODEL) -> Path:
     """Find the file of a model: a shipped or published name, or a path.
 

@@ -37,7 +37,6 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -45,6 +44,7 @@ from jaxtyping import Bool, Float, Float32
 
 from faceresnet import boxes, images
 from faceresnet.errors import DataError, ImageError, reason, while_writing
+from faceresnet.label_formats import label_format
 
 SPLITS = ("train", "val")
 #: What was found in each photo: its name, and boxes (M, 4) px with scores (M,) in any order.
@@ -266,15 +266,6 @@ def _read_labels(layout: Layout) -> tuple[str, str]:
         f"{layout.root} has no {layout.split} split{hint}: expected "
         f"{layout.labels.relative_to(layout.root)} or {layout.labels_archive.name}. {way}"
     )
-
-
-def label_format(path: Path) -> str | None:
-    """Whose labels lie there, if not WIDER FACE's: "yolo", "coco" or "voc"."""
-    if path.is_file():
-        return {".yaml": "yolo", ".yml": "yolo", ".json": "coco"}.get(path.suffix.lower())
-    if any((path / name).exists() for name in ("data.yaml", "data.yml", "labels")):
-        return "yolo"
-    return "voc" if next(chain(path.glob("*.xml"), path.glob("*/*.xml")), None) else None
 
 
 def _parse_labels(

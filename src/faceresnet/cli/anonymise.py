@@ -193,6 +193,7 @@ def _find(
     # By real path, of os.path: Path.resolve refuses links that lead round in a circle.
     found: dict[str, tuple[Path, PurePath]] = {}
     ignored = []
+    results = os.path.realpath(out)
     for argument in arguments:
         folder = Path(argument)
         if not folder.is_dir():
@@ -204,11 +205,11 @@ def _find(
                 matches = [match for match in matches if match.is_file()]
                 if not matches:
                     raise ValueError(f"no file matches {argument}")
-                matches = [match for match in matches if not _lies_in(match, out)] or matches
+                matches = [match for match in matches if not _lies_in(match, results)] or matches
             for path in matches:
                 found.setdefault(os.path.realpath(path), (path, PurePath(path.name)))
             continue
-        for path in _below(folder, out, recursive):
+        for path in _below(folder, results, recursive):
             if path.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES:
                 found.setdefault(os.path.realpath(path), (path, path.relative_to(folder)))
             elif path.suffix.lower() not in COMPANIONS:
@@ -216,18 +217,18 @@ def _find(
     return list(found.values()), ignored
 
 
-def _below(folder: Path, out: Path, recursive: bool) -> Iterator[Path]:
+def _below(folder: Path, results: str, recursive: bool) -> Iterator[Path]:
     """Files in a folder that are not hidden, and no results of an earlier run."""
     from faceresnet.cli.sources import files_in
 
-    inside = os.path.realpath(out) != os.path.realpath(folder)
+    inside = results != os.path.realpath(folder)
     for path in files_in(folder, recursive=recursive):
-        if not (inside and _lies_in(path, out)):
+        if not (inside and _lies_in(path, results)):
             yield path
 
 
-def _lies_in(path: Path, folder: Path) -> bool:
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+def _lies_in(path: Path, results: str) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(results)
 
 
 def _result_names(places: Sequence[PurePath]) -> list[PurePath]:

@@ -127,11 +127,11 @@ def evaluate(
     """
     from faceresnet import evaluation, evaluation_report, protocols, widerface
     from faceresnet.cli.output import STANDARD_OUTPUT
-    from faceresnet.weights import shipped
+    from faceresnet.weights import own_file
 
     json = "-" if json in STANDARD_OUTPUT else json
     _check_outputs(curves, worst, save, write_results, None if json == "-" else json)
-    inputs = [data, ground_truth, predictions or (None if model in shipped() else Path(model))]
+    inputs = [data, ground_truth, predictions or own_file(model)]
     outputs = [curves, save, write_results, None if json in (None, "-") else Path(json)]
     _refuse_overwriting(filter(None, inputs), filter(None, outputs))
     name = protocols.check_protocol(protocol or "original")

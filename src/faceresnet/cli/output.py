@@ -20,7 +20,7 @@ from faceresnet.cli.progress import table
 from faceresnet.cli.sources import KEPT_SUFFIXES, Source
 from faceresnet.detections import Detections
 from faceresnet.errors import DataError, printable, while_writing
-from faceresnet.weights import shipped
+from faceresnet.weights import own_file
 
 #: Layouts of --format that make one file, and those that fill a folder.
 FILE_FORMATS = ("json", "jsonl", "csv", "coco")
@@ -127,7 +127,8 @@ def refuse_overwriting(
     Raises:
         ValueError: it would.
     """
-    taken = {} if model in shipped() else {os.path.realpath(model): "the model"}
+    own = own_file(model)
+    taken = {os.path.realpath(own): "the model"} if own else {}
     for source in sources:
         if source.path:
             taken[os.path.realpath(source.path)] = "one of the photos"

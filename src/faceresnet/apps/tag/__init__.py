@@ -137,15 +137,17 @@ def _refuse_other_sidecar(path: Path, sidecar: Path) -> None:
         DataError: it is a raw picture's, too, or others marked faces in one of the other name.
     """
     by_stem = path.with_suffix(".xmp")
+    if sidecar != by_stem and (sidecar.exists() or not by_stem.exists()):
+        return
     raws = (path.with_suffix(suffix) for name in RAW for suffix in (name, name.upper()))
     raw = next((raw for raw in raws if raw.exists()), None)
-    if sidecar == by_stem and raw:
-        raise DataError(
-            f"its sidecar {sidecar.name} is that of {raw.name} too: use --naming full, or --embed"
-        )
-    if sidecar == by_stem or raw or sidecar.exists() or not by_stem.exists():
-        return
-    if not all(region.own for region in packet_.read_regions(by_stem.read_bytes())):
+    if sidecar == by_stem:
+        if raw:
+            raise DataError(
+                f"its sidecar {sidecar.name} is that of {raw.name} too: "
+                "use --naming full, or --embed"
+            )
+    elif not raw and not all(r.own for r in packet_.read_regions(by_stem.read_bytes())):
         raise DataError(f"faces are marked in {by_stem.name}: use --naming stem, or --embed")
 
 
